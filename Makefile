@@ -1,0 +1,50 @@
+# Everything installs itself: `make demo` and `make test` work on a machine with Python 3.11,
+# gcc, git and make. Versions stand in constraints.txt and nowhere else.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
+TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
+
+.PHONY: demo test check lint format slurm bench clean
+
+demo: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
+
+test: $(READY) slurm
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) slurm
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+$(READY): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+# A real Slurm for the tests, where it can be installed; elsewhere they say that they were skipped.
+slurm:
+	@if command -v slurmctld >/dev/null && command -v slurmdbd >/dev/null \
+	   && command -v mariadbd >/dev/null && [ -e /usr/share/modules/init/bash ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -qq -y --no-install-recommends $(TEST_PACKAGES) >/dev/null; \
+	else \
+	  echo "no Slurm here, and not root: the tests that need one will be skipped" >&2; \
+	fi
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

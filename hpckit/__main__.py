@@ -1,0 +1,5 @@
+"""`python -m hpckit` is `hpckit`."""
+
+from hpckit.cli import main
+
+main()

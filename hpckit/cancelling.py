@@ -1,0 +1,46 @@
+"""Ending runs because a person says so: the intent first, then the act, then what came of it."""
+
+from __future__ import annotations
+
+from hpckit.errors import SchedulerSilent
+from hpckit.queue_cache import QueueCache
+from hpckit.run import Run
+from hpckit.scheduler import choose
+from hpckit.scheduler.base import Phase
+from hpckit.status import answer_for, assign, facts_of
+
+
+def cancel_run(run: Run) -> str:
+    """Cancel whatever of a run or sweep is alive; the state it is in afterwards."""
+    runs = run.point_runs() if run.is_sweep else [run]
+    facts = [fact for fact in map(facts_of, runs) if fact.final is None]
+    if not facts:
+        final = facts_of(runs[0]).final
+        return f"already {final.state}" if final and not run.is_sweep else "already ended"
+    # Whoever dies after this line has still said it: the next link reads it and ends.
+    run.ledger().write("cancel")
+    scheduler = choose(run.scheduler)
+    cache = QueueCache(scheduler)
+    try:
+        jobs = assign(facts, answer_for(scheduler))
+        alive = [
+            job.job_id
+            for fact in facts
+            for job in jobs[fact.run.id]
+            if job.phase in (Phase.PENDING, Phase.RUNNING)
+        ]
+        whole = sorted({job_id.partition("_")[0] for job_id in alive})
+        if alive:
+            scheduler.cancel(whole if run.point is None else sorted(set(alive)))
+    except SchedulerSilent as error:
+        raise SchedulerSilent(
+            f"{run.id}: the wish is written down, but {error.message}",
+            f"say it again when Slurm answers: hpckit cancel {run.id}",
+        ) from error
+    finally:
+        cache.forget()
+    for fact in facts:
+        fact.run.ledger().write(
+            "finished", state="cancelled", reason="cancelled with hpckit cancel"
+        )
+    return "cancelled"

@@ -1,0 +1,80 @@
+"""hpckit check"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from hpckit.cli.options import cluster_option, json_option, print_json, set_option
+
+if TYPE_CHECKING:
+    from hpckit.errors import Problem
+    from hpckit.spec import JobSpec
+
+
+@click.command()
+@click.argument("spec_path", metavar="[SPEC]", default="job.yaml", type=click.Path())
+@set_option
+@cluster_option
+@json_option
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of a spec, for editors.")
+def check(
+    spec_path: str, overrides: tuple[str, ...], cluster: str | None, as_json: bool, schema: bool
+) -> None:
+    """Look for every error in SPEC (job.yaml) at once; nothing is submitted."""
+    # The spec brings yaml with it, which --help and completion must not pay for.
+    from hpckit import settings
+    from hpckit.errors import SpecError
+    from hpckit.spec import load_spec
+
+    if schema:
+        print(schema_text(), end="")
+        return
+    profile = settings.profile_name(cluster)
+    try:
+        spec = load_spec(spec_path, overrides, (profile,) if profile else ())
+    except SpecError as error:
+        _print_problems(error.problems, as_json)
+        sys.exit(error.exit_code)
+    if as_json:
+        print_json({"valid": True, "errors": []})
+    else:
+        print(f"{spec_path}: valid ({summary(spec)})")
+
+
+def schema_text() -> str:
+    """The JSON Schema of a spec, as the file that comes with hpckit has it."""
+    from hpckit.model import json_schema
+    from hpckit.spec import JobSpec
+
+    return json.dumps(json_schema(JobSpec), indent=1, ensure_ascii=False) + "\n"
+
+
+def summary(spec: JobSpec) -> str:
+    """What a valid spec asks for, in a few words."""
+    from hpckit import units
+    from hpckit.sweep import count
+
+    asked, runs = spec.resources, count(spec.sweep)
+    words = [f"{runs} run{'s' if runs > 1 else ''}"]
+    words.append(f"{asked.nodes} node{'s' if asked.nodes > 1 else ''}")
+    if asked.gpus:
+        words[-1] += f" with {asked.gpus_per_node} GPU{'s' if asked.gpus > 1 else ''}"
+    words[-1] += " each" if runs * asked.nodes > 1 else ""
+    words.append(f"{units.format_duration(asked.time)} an attempt")
+    return ", ".join(words)
+
+
+def _print_problems(problems: list[Problem], as_json: bool) -> None:
+    if as_json:
+        errors = [dataclasses.asdict(problem) for problem in problems]
+        print_json({"valid": False, "errors": errors})
+        return
+    for problem in problems:
+        print(problem)
+    many = "s" if len(problems) > 1 else ""
+    print(f"{len(problems)} error{many}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""hpckit logs"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from hpckit.cli.options import find_run, root_option, run_argument
+
+
+@click.command()
+@run_argument()
+@click.option("-f", "--follow", is_flag=True, help="Go on, over all attempts, until the run ends.")
+@click.option("--rank", default=0, show_default=True, help="Which process's output.")
+@click.option("--attempt", type=int, help="Which attempt (the last one by default).")
+@click.option("-n", "--lines", type=int, help="Only so many lines from the end.")
+@click.option("--worker", is_flag=True, help="What hpckit itself and Slurm printed.")
+@root_option
+def logs(
+    name: str | None,
+    follow: bool,
+    rank: int,
+    attempt: int | None,
+    lines: int | None,
+    worker: bool,
+    root: str | None,
+) -> None:
+    """Print what a run printed; with -f, return its outcome as the exit code."""
+    from hpckit.errors import UsageError
+
+    run = find_run(root, name)
+    if run.is_sweep:
+        raise UsageError(f"{run.id} is a sweep of {run.points} runs", f"name one: {run.id}/000")
+    if follow:
+        from hpckit.follow import follow_run
+        from hpckit.index import CacheOf
+
+        sys.exit(follow_run(run, CacheOf()(run.scheduler), rank=rank, last_lines=lines))
+    from hpckit.errors import NotFound
+    from hpckit.logs import rank_log, tail, worker_log
+
+    attempts = run.attempts()
+    chosen = [a for a in attempts if attempt is None or a.number == attempt]
+    if not chosen:
+        what = f"attempt {attempt}" if attempt else "attempt yet"
+        raise NotFound(f"{run.id} has no {what}", f"hpckit show {run.id} tells what it waits for")
+    path = worker_log(run, chosen[-1]) if worker else rank_log(chosen[-1], rank)
+    if path is None or not path.exists():
+        raise NotFound(
+            f"{run.id}, attempt {chosen[-1].number}: rank {rank} has printed nothing",
+            f"the worker may have: hpckit logs --worker {run.id}",
+        )
+    if lines is not None:
+        print("\n".join(tail(path, lines)))
+        return
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            sys.stdout.write(line)

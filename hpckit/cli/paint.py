@@ -1,0 +1,88 @@
+"""Words for a terminal: colour where it is wanted, tables that fit, sizes and times for people."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+COLOURS = {
+    "running": "32",
+    "healing": "33",
+    "pending": "36",
+    "done": "32",
+    "stopped": "33",
+    "failed": "31",
+    "cancelled": "35",
+    "unknown": "33",
+    "warning": "33",
+    "bold": "1",
+    "dim": "2",
+}
+
+
+def colours_wanted() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def paint(text: str, kind: str) -> str:
+    """The text in a kind's colour, plain where nobody sees colours."""
+    if not colours_wanted() or kind not in COLOURS:
+        return text
+    return f"\x1b[{COLOURS[kind]}m{text}\x1b[0m"
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    state: int = -1,
+) -> str:
+    """Columns under a head; the last one is cut to the terminal's width, where there is one."""
+    cells = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    lines = []
+    for number, row in enumerate(cells):
+        line = []
+        for i, text in enumerate(row):
+            padded = text.rjust(widths[i]) if i in right else text.ljust(widths[i])
+            if i == len(row) - 1:
+                room = max(8, limit - sum(widths[:i]) - 2 * i)
+                padded = text if len(text) <= room else text[: room - 1] + "…"
+            kind = "bold" if number == 0 else row[i].strip() if i == state else ""
+            line.append(paint(padded, kind))
+        lines.append("  ".join(line).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A time that a person reads at a glance: 4 s, 12 min, 3 h 05, 2 d 4 h."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s" if whole < 600 else f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d}"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(mb: float) -> str:
+    """A size that a person reads at a glance."""
+    if mb >= 1024:
+        return f"{mb / 1024:.3g} GB"
+    return f"{mb:.3g} MB" if mb >= 0.1 else f"{max(mb * 1000, 0.1):.2g} kB"
+
+
+def short(value: object) -> str:
+    """A parameter as it fits in a table."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
+def note(text: str) -> None:
+    """Progress and remarks: for people, on stderr, so that stdout stays data."""
+    print(text, file=sys.stderr, flush=True)

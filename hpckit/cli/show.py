@@ -1,0 +1,143 @@
+"""hpckit show"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
+from hpckit.run import Run
+
+
+@click.command()
+@run_argument()
+@root_option
+@json_option
+def show(name: str | None, root: str | None, as_json: bool) -> None:
+    """Tell all about one run, a point of a sweep, or a sweep; the latest if none is named."""
+    run = find_run(root, name)
+    told = describe_sweep(run) if run.is_sweep else describe_run(run)
+    if as_json:
+        print_json(told)
+    elif run.is_sweep:
+        print(sweep_text(told))
+    else:
+        print(run_text(told))
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    from hpckit.index import CacheOf
+    from hpckit.view import show as view
+
+    return view(run, CacheOf()(run.scheduler))
+
+
+def describe_sweep(run: Run) -> dict[str, Any]:
+    from hpckit.index import CacheOf
+    from hpckit.status import states_of
+    from hpckit.view import row, sweep_row
+
+    told = states_of(run.point_runs(), CacheOf()(run.scheduler))
+    points = [row(facts, state) for facts, state in told]
+    return {**sweep_row(run, points), "varied": list(run.varied), "runs": points}
+
+
+def run_text(told: dict[str, Any]) -> str:
+    """A run as a person reads it: what it does, its attempts, what it has used, what is next."""
+    from hpckit.cli.paint import paint
+    from hpckit.clock import local_words
+
+    head = [paint(told["run"], "bold"), paint(told["state"].upper(), told["state"])]
+    if told["attempts"]:
+        last = told["attempts"][-1]
+        head.append(f"attempt {last['number']}, job {last['job_id']}, {last['node']}")
+    lines = ["   ".join(head)]
+    if told["reason"] not in ("", told["state"]):
+        lines.append(told["reason"])
+    lines += ["", *_facts(told)]
+    if told["attempts"]:
+        lines += ["", _attempts(told)]
+    last_words = _last_words(told)
+    if last_words:
+        lines += ["", *last_words]
+    if told["ends_by"]:
+        lines.append(f"limit   this attempt ends by {local_words(told['ends_by'])}")
+    if told["next"]:
+        lines.append(f"next    job {told['next']['job_id']}: {_waiting(told['next'])}")
+    return "\n".join(lines)
+
+
+def _waiting(coming: dict[str, Any]) -> str:
+    from hpckit.clock import local_words
+
+    when = f", expected {local_words(coming['expected'])}" if coming["expected"] else ""
+    return f"{coming['reason'] or 'waiting'}{when}"
+
+
+def _facts(told: dict[str, Any]) -> list[str]:
+    from hpckit.cli.paint import short
+    from hpckit.clock import local_words
+
+    hours = told["gpu_hours"]
+    params = "  ".join(f"{key}={short(value)}" for key, value in told["params"].items())
+    used = f"{hours['used']:.3g} of {hours['limit']:g} used; {told['attempts_left']} attempts left"
+    lines = [f"folder  {told['dir']}", f"since   {local_words(told['created'])}"]
+    if params:
+        lines.append(f"params  {params}")
+    return [*lines, f"{hours['unit']:<7} {used}"]
+
+
+def _attempts(told: dict[str, Any]) -> str:
+    from hpckit.cli.paint import table
+    from hpckit.clock import local_words
+
+    rows = [
+        (
+            str(attempt["number"]),
+            str(attempt["job_id"]),
+            str(attempt["node"]),
+            local_words(attempt["started"]),
+            local_words(attempt["ended"]) if attempt["ended"] else attempt["state"],
+            f"{attempt['hours']:.3g}",
+            str(attempt["reason"] or ""),
+        )
+        for attempt in told["attempts"]
+    ]
+    head = ("#", "job", "node", "started", "ended", told["gpu_hours"]["unit"], "because")
+    return table(head, rows, right=(0, 5))
+
+
+def _last_words(told: dict[str, Any]) -> list[str]:
+    """The end of the log of what failed: most questions end there."""
+    from hpckit.logs import failed_log, tail
+
+    if told["state"] != "failed" or not told["attempts"]:
+        return []
+    log = failed_log(told["attempts"][-1])
+    if log is None:
+        return []
+    return [f"the end of {log}", *(f"  {line}" for line in tail(log, 12))]
+
+
+def sweep_text(told: dict[str, Any]) -> str:
+    """A sweep as a table: each point with what is varied."""
+    from hpckit.cli.paint import paint, short, table
+
+    head = f"{paint(told['run'], 'bold')}   {told['points']} runs: {told['reason']}"
+    rows = []
+    for point in told["runs"]:
+        values = [short(_value(point["params"], key)) for key in told["varied"]]
+        number = point["run"].rpartition("/")[2]
+        job = str(point["job_id"] or "-")
+        rows.append([number, *values, point["state"], job, str(point["reason"] or "")])
+    columns = ["point", *told["varied"], "state", "job", "why"]
+    body = table(columns, rows, right=(0,), state=len(columns) - 3)
+    return f"{head}\nfolder  {told['dir']}\n\n{body}"
+
+
+def _value(params: dict[str, Any], path: str) -> Any:
+    found: Any = params
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found

@@ -1,0 +1,133 @@
+"""What `hpckit submit` says when a job is on its way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hpckit.cli.paint import note, paint, short, size, table
+from hpckit.clock import local_words
+from hpckit.errors import HpckitError
+from hpckit.files import read_json
+from hpckit.limits import unit_name
+from hpckit.run import Run
+from hpckit.submission import SubmissionPlan, lead_s
+
+if TYPE_CHECKING:
+    from hpckit.queue_cache import QueueCache
+    from hpckit.spec import JobSpec
+
+LISTED = 20
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """Every run that was submitted, with the job of its first attempt."""
+    arrays = _arrays(run)
+    if not run.is_sweep:
+        return {"runs": [_entry(run, f"{arrays[0][0]}_1")]}
+    entries = []
+    for point in run.point_runs():
+        assert point.point is not None
+        array, offset = next(pair for pair in reversed(arrays) if pair[1] <= point.point)
+        entries.append(_entry(point, f"{array}_{point.point - offset}"))
+    return {"sweep": run.id, "runs": entries}
+
+
+def _entry(run: Run, job_id: str) -> dict[str, Any]:
+    about = {"run": run.id, "dir": str(run.dir), "attempt": 1, "job_id": job_id}
+    return {**about, "params": run.params}
+
+
+def _arrays(run: Run) -> list[tuple[str, int]]:
+    """The arrays that hold a run, each with its first point."""
+    found = []
+    for event in run.ledger().events():
+        if event.kind == "submitted":
+            chain = read_json(run.dir / "chains" / f"{event.data['chain']:03d}" / "chain.json")
+            found.append((str(event.data["job_id"]), int(chain["offset"])))
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def tell(plan: SubmissionPlan, run: Run, cache: QueueCache) -> None:
+    """The job, what it asks for, what it may spend, what happens at the limit, what comes next."""
+    spec = plan.spec
+    jobs = ", ".join(array for array, _ in _arrays(run))
+    where = "Slurm" if plan.scheduler == "slurm" else "the local scheduler"
+    print(f"{paint(run.id, 'bold')}  submitted to {where} as job {jobs}")
+    lines = {"asks": _asks(plan), "folder": str(run.dir), "code": _code(run)}
+    lines["queue"] = _queue(run, cache)
+    lines["limits"] = _limits(spec)
+    lines["ends"] = _ends(plan)
+    for key, text in lines.items():
+        print(f"  {key:<8}{text}")
+    for warning in plan.warnings:
+        print(f"  {paint('warning', 'warning')} {warning}")
+    if plan.points:
+        _points(plan)
+    note("")
+    note(f"next\n  hpckit watch {run.id}\n  hpckit logs -f {run.id}")
+
+
+def _asks(plan: SubmissionPlan) -> str:
+    asked = plan.spec.resources
+    nodes = f"{asked.nodes} node" + ("s" if asked.nodes > 1 else "")
+    gpus = f" x {asked.gpus} GPU" + ("s" if asked.gpus > 1 else "") if asked.gpus else ""
+    memory = f", {size(asked.memory)} a node" if asked.memory else ""
+    attempts = plan.spec.limits.attempts
+    links = "one attempt a point" if plan.is_sweep else f"up to {attempts} attempts, one at a time"
+    from hpckit.units import format_duration
+
+    return f"{nodes}{gpus}{memory}, {format_duration(asked.time)}; {links}"
+
+
+def _code(run: Run) -> str:
+    about = read_json(run.dir / "code.json") or {"files": 0, "mb": 0, "left_out": []}
+    text = f"{about['files']} files, {size(about['mb'])} copied from {about['source']}"
+    left = [f"{item['path']} ({item['why']})" for item in about["left_out"]]
+    if not left:
+        return text
+    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+    return f"{text}; linked, not copied: {', '.join(left[:5])}{more}"
+
+
+def _queue(run: Run, cache: QueueCache) -> str:
+    from hpckit.scheduler.base import Phase
+
+    try:
+        mine = [job for job in cache.queue() if job.name == run.id]
+    except HpckitError as error:
+        return f"unknown: {error.message}"
+    if any(job.phase is Phase.RUNNING for job in mine):
+        return "running"
+    if not mine:
+        return "not seen in the queue yet"
+    told = f"pending: {mine[0].reason}" if mine[0].reason not in ("", "None") else "pending"
+    if mine[0].expected_start:
+        told += f", expected to start {local_words(mine[0].expected_start)}"
+    return told
+
+
+def _limits(spec: JobSpec) -> str:
+    limits = spec.limits
+    from hpckit.units import format_duration
+
+    total = f", {format_duration(limits.total)} after submission" if limits.total else ""
+    a_point = " a point" if spec.sweep is not None else ""
+    hours = f"{limits.gpu_hours:g} {unit_name(spec)}{a_point}"
+    return f"at most {hours}, {limits.attempts} attempts{total}"
+
+
+def _ends(plan: SubmissionPlan) -> str:
+    told = f"{lead_s(plan.spec)} s before the time limit the program gets SIGTERM, to save and end"
+    return told if plan.is_sweep else f"{told}; then the next attempt starts"
+
+
+def _points(plan: SubmissionPlan) -> None:
+    varied = list(plan.points[0].values)
+    rows = [
+        [str(point.index), *(short(point.values[key]) for key in varied)]
+        for point in plan.points[:LISTED]
+    ]
+    print()
+    print(table(["point", *varied], rows, right=(0,)))
+    if len(plan.points) > LISTED:
+        print(f"and {len(plan.points) - LISTED} more")

@@ -1,0 +1,89 @@
+"""hpckit watch"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from hpckit.cli.options import find_run, root_option, run_argument
+from hpckit.run import Run
+
+EVERY_S = 1.0
+LINES = 8
+
+
+@click.command()
+@run_argument()
+@root_option
+def watch(name: str | None, root: str | None) -> None:
+    """Follow a run or a sweep until it ends; the exit code is its outcome.
+
+    On a terminal the picture is redrawn in place; piped, each change is a line.
+    """
+    run = find_run(root, name)
+    picture = _Picture() if sys.stdout.isatty() else None
+    said = ""
+    while True:
+        told = _told(run)
+        if picture is not None:
+            picture.draw(_text(run, told))
+        elif (line := f"{told['run']}: {told['state']}: {told['reason']}".rstrip(": ")) != said:
+            print(line, flush=True)
+            said = line
+        if told["state"] in ("done", "stopped", "failed", "cancelled"):
+            sys.exit(_exit_code(told["state"]))
+        time.sleep(EVERY_S)
+
+
+def _told(run: Run) -> dict[str, Any]:
+    from hpckit.cli.show import describe_run, describe_sweep
+
+    return describe_sweep(run) if run.is_sweep else describe_run(run)
+
+
+def _exit_code(state: str) -> int:
+    from hpckit.outcome import EXIT_CODES
+
+    return EXIT_CODES[state]
+
+
+def _text(run: Run, told: dict[str, Any]) -> str:
+    from hpckit.cli.show import run_text, sweep_text
+    from hpckit.logs import rank_log, tail
+
+    if run.is_sweep:
+        return sweep_text(told)
+    text = run_text(told)
+    attempts = run.attempts()
+    log = rank_log(attempts[-1], 0) if attempts else None
+    if log is not None and log.exists() and told["state"] != "failed":
+        text += "\n\n" + "\n".join(tail(log, LINES))
+    return text
+
+
+class _Picture:
+    """Text that is drawn over itself."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def draw(self, text: str) -> None:
+        import shutil
+
+        columns, rows = shutil.get_terminal_size()
+        lines = [_cut(line, columns) for line in text.splitlines()][: rows - 1]
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        body = "".join(f"\x1b[2K{line}\n" for line in lines)
+        sys.stdout.write(f"{up}\r{body}\x1b[J")
+        sys.stdout.flush()
+        self._drawn = len(lines)
+
+
+def _cut(line: str, columns: int) -> str:
+    # Colours take no room on the screen; a progress bar's carriage return would draw over ours.
+    line = line.rpartition("\r")[2] if "\r" in line.rstrip("\r") else line.rstrip("\r")
+    line = line.expandtabs()
+    return line if "\x1b" in line or len(line) < columns else line[: columns - 1]

@@ -1,0 +1,64 @@
+"""Filling values into a command line without letting them change what it means."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
+PLAIN = re.compile(r"[A-Za-z0-9_./:=@%+,-]+")
+
+
+def fill(command: str, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The command with its placeholders filled in, and the shell variables that it then needs.
+
+    A plain word is put in as it is. Anything else goes through a shell variable, which no shell
+    ever reads as code, whatever quotes or substitutions the placeholder stands in.
+    """
+    out, quote, index = "", "", 0
+    variables: dict[str, str] = {}
+    while index < len(command):
+        found = PLACEHOLDER.match(command, index)
+        if found is not None:
+            out += _placed(as_word(values[found.group(1)]), quote, variables)
+            index = found.end()
+            continue
+        sign = command[index]
+        if sign == "\\" and quote != "'":
+            out, index = out + command[index : index + 2], index + 2
+            continue
+        if sign in "'\"" and quote in ("", sign):
+            quote = "" if quote else sign
+        out, index = out + sign, index + 1
+    return out, variables
+
+
+def _placed(word: str, quote: str, variables: dict[str, str]) -> str:
+    if PLAIN.fullmatch(word):
+        return word
+    name = f"HPCKIT_VALUE_{len(variables) + 1}"
+    variables[name] = word
+    return {"": f'"${{{name}}}"', '"': f"${{{name}}}", "'": f"'\"${{{name}}}\"'"}[quote]
+
+
+def as_word(value: Any) -> str:
+    """A parameter as a program reads it from its command line."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def values_of(params: Mapping[str, Any], prefix: str = "params.") -> dict[str, Any]:
+    """Every parameter by its dotted path, branches included."""
+    found: dict[str, Any] = {}
+    for key, value in params.items():
+        found[prefix + key] = value
+        if isinstance(value, Mapping):
+            found |= values_of(value, f"{prefix}{key}.")
+    return found

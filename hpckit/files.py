@@ -1,0 +1,97 @@
+"""Writes that a dying machine cannot tear, and reads that forgive a torn last line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpckit.errors import CannotWrite
+
+
+@contextlib.contextmanager
+def told_apart(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a sentence about the place."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise CannotWrite(
+            f"cannot write {error.filename or path}: {what}",
+            "free some space or choose another place with --root or HPCKIT_ROOT",
+        ) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file in one step: readers see the old text or the new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", durable=durable)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, or None where it is absent or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line and make it durable before returning."""
+    line = json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        data = line.encode()
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if is_new:
+        fsync_folder(path.parent)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every whole JSON line of a file; a line cut in half by a dying writer is passed over."""
+    found = []
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    for line in data.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found

@@ -1,0 +1,59 @@
+"""Following a run over its attempts, to its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from hpckit.logs import follow
+from hpckit.run import Run
+from hpckit.status import State, states_of
+
+if TYPE_CHECKING:
+    from hpckit.queue_cache import QueueCache
+
+# The run directory is looked at often; whether the scheduler is asked, its cache decides.
+LOOK_S = 1.0
+
+
+def follow_run(
+    run: Run, cache: QueueCache | None, *, rank: int = 0, last_lines: int | None = None
+) -> int:
+    """Print what a rank prints until the run ends; the run's outcome as an exit code."""
+    from hpckit.cli.paint import note
+
+    shown, state_words, looked = 0, "", 0.0
+    ended: State | None = None
+    for attempt, text in follow(run, rank, last_lines=last_lines):
+        if attempt.number != shown and attempt.number:
+            note(f"-- attempt {attempt.number}, job {attempt.about().get('job_id')}")
+            shown = attempt.number
+        if text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            continue
+        if ended is not None:
+            break
+        if time.monotonic() - looked >= LOOK_S:
+            looked = time.monotonic()
+            state = states_of([run], cache)[0][1]
+            words = f"{state.state}: {state.reason}" if state.reason else state.state
+            if words != state_words and state.state != "running":
+                note(f"-- {words}")
+            state_words = words
+            ended = state if state.is_final else None
+    assert ended is not None
+    note(summary(run))
+    return ended.exit_code or 0
+
+
+def summary(run: Run) -> str:
+    """One line for the end: how long, how many attempts, where everything is."""
+    from hpckit.cli.paint import duration
+    from hpckit.clock import now_iso, seconds_of
+
+    attempts = run.attempts()
+    took = seconds_of(now_iso()) - seconds_of(run.created)
+    tries = f"{len(attempts)} attempt" + ("" if len(attempts) == 1 else "s")
+    return f"-- {run.id}: {duration(took)} since it was submitted, {tries}; {run.dir}"

@@ -1,0 +1,95 @@
+"""A run in the foreground: same directory, same scripts, but this terminal and no queue."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpckit import launch as launching
+from hpckit import submission
+from hpckit.clock import now_iso
+from hpckit.errors import UsageError
+from hpckit.outcome import Outcome
+from hpckit.run import Run
+from hpckit.worker import Signals, Watch, end_attempt
+
+if TYPE_CHECKING:
+    from hpckit.spec import JobSpec
+
+
+def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
+    """Run a job to its end in this terminal; its outcome as an exit code."""
+    from hpckit.cli.paint import note
+
+    if spec.sweep is not None:
+        raise UsageError("a sweep cannot run in the foreground", "hpckit submit runs its points")
+    folder = submission.reserve(root, spec.name)
+    plan = submission.plan(
+        spec, run_id=f"{spec.name}/{folder.name}", root=root, scheduler="foreground"
+    )
+    plan = dataclasses.replace(plan, chains=())
+    run = submission.prepare(plan, source=source, spec_text=spec_text)
+    for warning in plan.warnings:
+        note(f"warning: {warning}")
+    note(f"-- {run.id} in {run.dir}")
+    outcome = _attempt(run, plan.spec)
+    note(f"-- {outcome.state}: {outcome.reason}; {run.dir}")
+    return outcome.exit_code
+
+
+def _attempt(run: Run, spec: JobSpec) -> Outcome:
+    attempt = run.claim_attempt(
+        {
+            "job_id": os.environ.get("SLURM_JOB_ID"),
+            "node": os.environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
+            "started": now_iso(),
+            "worker_pid": os.getpid(),
+        }
+    )
+    signals = Signals()
+    signals.install()
+    # Ctrl-C reaches the program itself, which shares the terminal: a debugger wants it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    outcome = _watched(Watch(run=run, spec=spec, attempt=attempt, signals=signals))
+    if outcome.state is None:
+        outcome = dataclasses.replace(outcome, state="stopped")
+    end_attempt(attempt, outcome)
+    run.ledger().write("finished", state=outcome.state, reason=outcome.reason)
+    return outcome
+
+
+def _watched(watch: Watch) -> Outcome:
+    """One process keeps the terminal; of several, what rank 0 prints is shown."""
+    layout = launching.layout_of(watch.spec, os.environ)
+    if layout.world_size == 1:
+        watch.foreground = True
+        return watch.serve()
+    done = threading.Event()
+    printer = threading.Thread(target=_print_rank_0, args=(watch, done), daemon=True)
+    printer.start()
+    outcome = watch.serve()
+    done.set()
+    printer.join(timeout=5)
+    return outcome
+
+
+def _print_rank_0(watch: Watch, done: threading.Event) -> None:
+    from hpckit.logs import Reader, rank_log
+
+    reader = None
+    while True:
+        ending = done.is_set()
+        path = rank_log(watch.attempt, 0)
+        if reader is None and path is not None:
+            reader = Reader(path)
+        text = reader.more() if reader is not None else ""
+        print(text, end="", flush=True)
+        if ending and not text:
+            return
+        time.sleep(0.1)

@@ -1,0 +1,116 @@
+"""All runs under a root; those that ended are remembered, so that thousands list at once.
+
+The cache can be lost at any time. A run that has ended is written to again only by a new process,
+whose new file in the ledger's folder changes that folder's time: so one look tells whether what
+is remembered still holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpckit.files import read_json, write_atomic
+from hpckit.ledger import FINAL_STATES
+from hpckit.run import Run, open_run, run_folders
+from hpckit.view import row, sweep_row
+
+if TYPE_CHECKING:
+    from hpckit.queue_cache import QueueCache
+
+VERSION = 1
+Row = dict[str, Any]
+
+
+class Index:
+    """The runs of one root."""
+
+    def __init__(self, root: Path) -> None:
+        from hpckit.queue_cache import cache_folder
+
+        self.root = root.absolute()
+        key = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
+        self.path = cache_folder() / f"index-{key}.json"
+
+    def rows(self, cache: CacheOf) -> list[Row]:
+        """Every run's line, the oldest first; sweeps are one line each."""
+        known = self._read()
+        kept: dict[str, Any] = {}
+        rows: list[Row] = []
+        open_: list[Run] = []
+        stamps: dict[str, int] = {}
+        for folder in run_folders(self.root):
+            key = str(folder)
+            stamp = _stamp(folder)
+            entry = known.get(key)
+            if entry is not None and entry[0] == stamp:
+                kept[key] = entry
+                rows.append(entry[1])
+            elif (run := open_run(folder)) is not None:
+                stamps[run.id] = stamp
+                open_.append(run)
+        for fresh in self._fresh(open_, cache):
+            rows.append(fresh)
+            if fresh["state"] in FINAL_STATES:
+                kept[fresh["dir"]] = [stamps[fresh["run"]], fresh]
+        if kept != known:
+            self._write(kept)
+        return sorted(rows, key=lambda item: str(item["created"]))
+
+    def _fresh(self, runs: list[Run], cache: CacheOf) -> Iterable[Row]:
+        """The lines of runs that are not remembered; each scheduler is asked once."""
+        from hpckit.status import states_of
+
+        kinds = {run.scheduler for run in runs}
+        for kind in sorted(kinds):
+            mine = [run for run in runs if run.scheduler == kind]
+            flat = [
+                point for run in mine for point in (run.point_runs() if run.is_sweep else [run])
+            ]
+            told = {
+                facts.run.id: row(facts, state) for facts, state in states_of(flat, cache(kind))
+            }
+            for run in mine:
+                if run.is_sweep:
+                    yield sweep_row(run, [told[point.id] for point in run.point_runs()])
+                else:
+                    yield told[run.id]
+
+    def _read(self) -> dict[str, Any]:
+        found = read_json(self.path)
+        if not isinstance(found, dict) or found.get("version") != VERSION:
+            return {}
+        runs = found["runs"]
+        return runs if isinstance(runs, dict) else {}
+
+    def _write(self, kept: dict[str, Any]) -> None:
+        # A cache that cannot be written is no reason to fail: the next command reads the runs.
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"version": VERSION, "runs": kept}, separators=(",", ":"))
+            write_atomic(self.path, text, durable=False)
+
+
+class CacheOf:
+    """A scheduler's cached answers by its kind, None where it is not to be had here."""
+
+    def __call__(self, kind: str) -> QueueCache | None:
+        from hpckit.errors import HpckitError
+        from hpckit.queue_cache import QueueCache
+        from hpckit.scheduler import choose
+
+        try:
+            return QueueCache(choose(kind))
+        except HpckitError:
+            return None
+
+
+def _stamp(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(f"{folder}/ledger").st_mtime_ns
+    return 0

@@ -1,0 +1,85 @@
+"""The append-only history of a run: one file a process that writes, merged on read.
+
+No locks and no shared appends, so that it holds on any shared filesystem. An event carries
+its time, its writer and what happened; a torn last line is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpckit.clock import now_iso
+from hpckit.files import append_line, read_lines
+
+FINAL_STATES = ("done", "stopped", "failed", "cancelled")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of a ledger."""
+
+    time: str
+    writer: str
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """Reads all writers' files of a folder, writes only its own."""
+
+    def __init__(self, folder: Path, writer: str | None = None) -> None:
+        self.folder = folder
+        self._writer = writer
+
+    @property
+    def writer(self) -> str:
+        """A name that no other process has."""
+        if self._writer is None:
+            self._writer = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        return self._writer
+
+    def write(self, kind: str, **data: Any) -> None:
+        """Append an event; it is on disk when this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        line = {"time": now_iso(), "kind": kind, **data}
+        append_line(self.folder / f"{self.writer}.jsonl", line)
+
+    def events(self) -> list[Event]:
+        """Every event of every writer, in order of time."""
+        found: list[Event] = []
+        try:
+            paths = sorted(self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        for path in paths:
+            if path.suffix == ".jsonl":
+                found.extend(_event(path.stem, line) for line in read_lines(path))
+        found.sort(key=lambda event: event.time)
+        return found
+
+
+def _event(writer: str, line: dict[str, Any]) -> Event:
+    rest = {key: value for key, value in line.items() if key not in ("time", "kind")}
+    return Event(
+        time=str(line.get("time", "")), writer=writer, kind=str(line.get("kind", "")), data=rest
+    )
+
+
+def last(events: list[Event], kind: str) -> Event | None:
+    """The newest event of a kind."""
+    return next((event for event in reversed(events) if event.kind == kind), None)
+
+
+def final(events: list[Event]) -> Event | None:
+    """The end of a run: the first one that was written since it was last submitted."""
+    found = None
+    for event in events:
+        if event.kind == "submit":
+            found = None
+        elif event.kind == "finished" and found is None:
+            found = event
+    return found

@@ -1,0 +1,99 @@
+"""How an attempt ended, and whether that ends the run: pure, told by what is already known."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpckit.scheduler.base import Cause, JobStatus
+
+if TYPE_CHECKING:
+    from hpckit.launch import RankExit
+
+# What a link exits with when the next one shall go on.
+GO_ON = 75
+EXIT_CODES = {"done": 0, "stopped": 3, "failed": 4, "cancelled": 4}
+TERMINATED = "terminated"
+NOT_STARTED = "the launch could not start"
+BY_SIGTERM = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """An attempt's end: a state where it ends the run too, None where the next link goes on."""
+
+    state: str | None
+    reason: str
+    program: dict[str, Any] | None = None
+    # The program did not say it itself: a lost node looks the same from here.
+    is_doubtful: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return GO_ON if self.state is None else EXIT_CODES[self.state]
+
+
+def judge(
+    exits: Sequence[RankExit],
+    *,
+    ranks: int,
+    told: str | None,
+    started: bool = True,
+    srun_log: str = "",
+) -> Outcome:
+    """What the ranks' own exit codes say, beside what the program had been told."""
+    if told is not None and told.startswith("limits"):
+        return Outcome(state="stopped", reason=told)
+    if told == "time limit":
+        return Outcome(state=None, reason="time limit")
+    if told == TERMINATED:
+        return Outcome(state=None, reason=TERMINATED)
+    bad = [exit_ for exit_ in exits if exit_.code != 0]
+    if bad and bad[0].code == BY_SIGTERM:
+        # Nobody here sent it: preemption tells the ranks alone, and so may an administrator.
+        return Outcome(state=None, reason=TERMINATED)
+    if bad:
+        first = bad[0]
+        about = {"rank": first.rank, "code": first.code, "stage": first.stage}
+        killed = first.code == 128 + signal.SIGKILL
+        return Outcome(
+            state="failed", reason=_failure(first, ranks), program=about, is_doubtful=killed
+        )
+    if not exits and not started:
+        # srun may have failed for a reason that passes: a controller that was away, a bad node.
+        return Outcome(state=None, reason=f"{NOT_STARTED}: {srun_log or 'srun said nothing'}")
+    if len(exits) < ranks:
+        reason = f"{ranks - len(exits)} of {ranks} ranks ended without a word"
+        reason = f"{reason}: {srun_log}" if srun_log else reason
+        return Outcome(state="failed", reason=reason, is_doubtful=True)
+    return Outcome(state="done", reason="done")
+
+
+def _failure(exit_: RankExit, ranks: int) -> str:
+    who = f"rank {exit_.rank}" if ranks > 1 else "the program"
+    if exit_.stage == "setup":
+        return f"the environment's setup failed with exit code {exit_.code}"
+    if exit_.code > 128:
+        return f"{who} was killed by {_signal_name(exit_.code - 128)}"
+    return f"{who} ended with exit code {exit_.code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def after_a_silent_end(status: JobStatus | None) -> Outcome:
+    """What an attempt that wrote no end leaves behind, by the scheduler's word for it."""
+    cause = status.cause if status is not None else None
+    if cause is Cause.CANCELLED:
+        return Outcome(state="cancelled", reason="cancelled by scancel")
+    if cause is Cause.FAILED:
+        return Outcome(state="failed", reason="the worker itself died: see the attempt's log")
+    if cause is None:
+        return Outcome(state=None, reason="ended without a word")
+    return Outcome(state=None, reason=cause.value)

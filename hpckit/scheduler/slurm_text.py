@@ -1,0 +1,197 @@
+"""Reading what Slurm's commands print: pure, tried on recorded output of the real ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from hpckit.scheduler.base import Cause, JobStatus, Phase
+
+FIELD, RECORD = "\x1f", "\x1e"
+# The name comes last: it is the one field that a user chooses freely.
+QUEUE_FIELDS = (
+    "JobArrayID",
+    "State",
+    "exit_code",
+    "SubmitTime",
+    "StartTime",
+    "EndTime",
+    "Reason",
+    "NodeList",
+    "Name",
+)
+HISTORY_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName")
+
+_PENDING = (Phase.PENDING, None)
+_RUNNING = (Phase.RUNNING, None)
+_ENDING = (Phase.ENDING, None)
+_UNKNOWN = (Phase.UNKNOWN, None)
+
+# Every state of squeue(1) and sacct(1), old and new. REVOKED means that the job runs in another
+# cluster of a federation, and LAUNCH_FAILED that Slurm will decide: neither says how a job ended.
+_STATES: dict[str, tuple[str, tuple[Phase, Cause | None]]] = {
+    "BOOT_FAIL": ("BF", (Phase.ENDED, Cause.NODE_FAIL)),
+    "CANCELLED": ("CA", (Phase.ENDED, Cause.CANCELLED)),
+    "COMPLETED": ("CD", (Phase.ENDED, Cause.COMPLETED)),
+    "COMPLETING": ("CG", _ENDING),
+    "CONFIGURING": ("CF", _PENDING),
+    "DEADLINE": ("DL", (Phase.ENDED, Cause.TIMEOUT)),
+    "EXPEDITING": ("EX", _PENDING),
+    "FAILED": ("F", (Phase.ENDED, Cause.FAILED)),
+    "LAUNCH_FAILED": ("LF", _UNKNOWN),
+    "NODE_FAIL": ("NF", (Phase.ENDED, Cause.NODE_FAIL)),
+    "OUT_OF_MEMORY": ("OOM", (Phase.ENDED, Cause.OUT_OF_MEMORY)),
+    "PENDING": ("PD", _PENDING),
+    "POWER_UP_NODE": ("PO", _PENDING),
+    "PREEMPTED": ("PR", (Phase.ENDED, Cause.PREEMPTED)),
+    "RECONFIG_FAIL": ("RC", _UNKNOWN),
+    "REQUEUED": ("RQ", _PENDING),
+    "REQUEUE_FED": ("RF", _PENDING),
+    "REQUEUE_HOLD": ("RH", _PENDING),
+    "RESIZING": ("RS", _RUNNING),
+    "RESV_DEL_HOLD": ("RD", _PENDING),
+    "REVOKED": ("RV", _UNKNOWN),
+    "RUNNING": ("R", _RUNNING),
+    "SIGNALING": ("SI", _RUNNING),
+    "SPECIAL_EXIT": ("SE", _PENDING),
+    "STAGE_OUT": ("SO", _ENDING),
+    "STOPPED": ("ST", _RUNNING),
+    "SUSPENDED": ("S", _RUNNING),
+    "TIMEOUT": ("TO", (Phase.ENDED, Cause.TIMEOUT)),
+    "UPDATE_DB": ("UD", _ENDING),
+}
+known_states: dict[str, tuple[Phase, Cause | None]] = {
+    word: meaning for long, (short, meaning) in _STATES.items() for word in (long, short)
+}
+
+_JOB_ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]))?(?:\+\d+)?")
+_SUBMITTED = re.compile(r"(\d+)(?:;\S+)?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+
+
+def submitted_id(output: str) -> str | None:
+    """The id that `sbatch --parsable` printed, whatever a site's banners say around it."""
+    for line in reversed(output.splitlines()):
+        if found := _SUBMITTED.fullmatch(line.strip()):
+            return found.group(1)
+    return None
+
+
+def what_is(state: str) -> tuple[Phase, Cause | None]:
+    """Phase and cause of a state such as RUNNING, CD or "CANCELLED by 1000"."""
+    word = state.split(" ", 1)[0].rstrip("+")
+    return known_states.get(word, _UNKNOWN)
+
+
+def queue_format() -> str:
+    """squeue's --Format: without sizes nothing is cut, and no field can hold the separators."""
+    ends = [FIELD] * (len(QUEUE_FIELDS) - 1) + [RECORD]
+    return ",".join(f"{field}:{end}" for field, end in zip(QUEUE_FIELDS, ends, strict=True))
+
+
+def parse_queue(output: str) -> list[JobStatus]:
+    """Every job of squeue's answer."""
+    records = (record.lstrip("\n") for record in output.split(RECORD))
+    return [_status(*fields) for fields in _rows(records, len(QUEUE_FIELDS))]
+
+
+def parse_history(output: str) -> list[JobStatus]:
+    """Every job of sacct's answer; the second line of a name with a newline is passed over."""
+    rows = _rows(output.split("\n"), len(HISTORY_FIELDS))
+    no_reason = ("",)
+    return [_status(*(*fields[:6], *no_reason, *fields[6:])) for fields in rows]
+
+
+def _rows(records: Iterable[str], width: int) -> Iterator[list[str]]:
+    for record in records:
+        fields = record.split(FIELD, width - 1)
+        if len(fields) == width and _JOB_ID.fullmatch(fields[0]):
+            yield fields
+
+
+def _status(
+    job_id: str,
+    state: str,
+    code: str,
+    submitted: str,
+    start: str,
+    end: str,
+    reason: str,
+    node: str,
+    name: str,
+) -> JobStatus:
+    match = _JOB_ID.fullmatch(job_id)
+    assert match is not None
+    array_id, task, remainder = match.groups()
+    phase, cause = what_is(state)
+    node = "" if node in ("None assigned", "(null)", "N/A") else node
+    # A job that was cancelled while pending has a start time too: the time of its end.
+    began = phase is not Phase.PENDING and node != ""
+    exit_code, signal = exit_of(code) if phase is Phase.ENDED and began else (None, None)
+    if exit_code == 0 and cause is not Cause.COMPLETED:
+        # Slurm writes 0:0 for TIMEOUT, NODE_FAIL and CANCELLED: no code was ever seen.
+        exit_code = None
+    return JobStatus(
+        job_id=f"{array_id}_{task}" if task else array_id,
+        array_id=array_id,
+        task=int(task) if task else None,
+        pending_tasks=tasks_of(remainder) if remainder else (),
+        name=name,
+        phase=phase,
+        cause=cause,
+        raw_state=state,
+        reason="" if reason in ("None", "(null)") else reason,
+        node=node,
+        submitted=iso_time(submitted),
+        started=iso_time(start) if began else None,
+        ended=iso_time(end) if phase is Phase.ENDED else None,
+        expected_start=iso_time(start) if phase is Phase.PENDING else None,
+        ends_by=iso_time(end) if phase in (Phase.RUNNING, Phase.ENDING) else None,
+        exit_code=exit_code,
+        signal=signal,
+    )
+
+
+def tasks_of(expression: str) -> tuple[int, ...]:
+    """The task numbers of an array expression such as "3,5,9-20:2%1"."""
+    found: list[int] = []
+    for part in expression.split("%", 1)[0].split(","):
+        if match := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part):
+            first, last, step = match.groups()
+            found += range(int(first), int(last or first) + 1, int(step or 1))
+    return tuple(found)
+
+
+def exit_of(code: str) -> tuple[int | None, int | None]:
+    """Exit code and signal of sacct's "0:15" or squeue's wait status 36608."""
+    try:
+        if ":" in code:
+            exit_code, signal = (int(part) for part in code.split(":", 1))
+        else:
+            exit_code, signal = int(code) >> 8 & 0xFF, int(code) & 0x7F
+    except ValueError:
+        return None, None
+    if not 0 < signal <= 64:
+        # 0:125 is Slurm's own mark of a job that was out of memory, no signal.
+        return exit_code, None
+    return exit_code or None, signal
+
+
+def iso_time(text: str) -> str | None:
+    """A time that was printed under TZ=UTC; None for N/A, Unknown and the like."""
+    return f"{text}Z" if _TIME.fullmatch(text) else None
+
+
+def parse_config(output: str) -> dict[str, str]:
+    """`scontrol show config` as a dictionary."""
+    pairs = (line.split("=", 1) for line in output.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def parse_partitions(output: str) -> list[dict[str, str]]:
+    """`scontrol show partition --oneliner`, a dictionary a partition."""
+    return [
+        dict(word.split("=", 1) for word in line.split() if "=" in word)
+        for line in output.splitlines()
+        if line.startswith("PartitionName=")
+    ]

@@ -1,0 +1,345 @@
+"""The sections of a job spec."""
+
+# ruff: noqa: RUF009 (setting is dataclasses.field with a help text)
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from hpckit import yamlio
+from hpckit.errors import Problem
+from hpckit.kinds import (
+    Anything,
+    Choice,
+    Duration,
+    Either,
+    Kind,
+    MapOf,
+    Number,
+    Plain,
+    Schema,
+    Size,
+    Text,
+    Truth,
+    Whole,
+    anchored,
+    complain,
+    described,
+)
+from hpckit.model import Section, setting
+
+NUMERIC = ("non_finite", "bad_batch", "explosion", "drift", "clip_saturation", "loss_lost")
+RULES = ("clip_saturation", "learning_rate_stuck")
+INFRASTRUCTURE = (
+    "hang", "crash", "out_of_memory", "node_failure", "time_limit", "preemption"
+)  # fmt: skip
+KINDS = tuple(dict.fromkeys((*NUMERIC, *RULES, *INFRASTRUCTURE)))
+EVENTS = ("incident", "restart", "stopped", "failed", "cancelled", "done")
+
+# Slurm's and the launcher's own: a value set here would start the wrong ranks.
+OWNED_VARIABLES = (
+    r"SLURM_\w*|SBATCH_\w*|SRUN_\w*|HPCKIT_\w*|PMI_\w*|PMIX_\w*|RANK|WORLD_SIZE|LOCAL_RANK"
+    r"|LOCAL_WORLD_SIZE|NODE_RANK|GROUP_RANK|MASTER_ADDR|MASTER_PORT"
+)
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+Name = Annotated[
+    str,
+    Text(pattern=NAME_PATTERN, expected="up to 64 letters, digits, dots, dashes or underscores"),
+]
+Line = Annotated[str, Text(one_line=True)]
+Seconds = Annotated[int, Duration()]
+Megabytes = Annotated[int, Size()]
+Count = Annotated[int, Whole(min=0)]
+Positive = Annotated[int, Whole(min=1)]
+Above0 = Annotated[float, Number(above=0)]
+Commands = tuple[str, ...]
+
+
+class Gpus(Kind):
+    """How many GPUs, or of which type and how many: `a100:4`."""
+
+    many = Whole(min=0)
+    typed = Text(
+        pattern=r"[A-Za-z][A-Za-z0-9_.-]*:[1-9][0-9]{0,3}",
+        expected="a number, or a type and a number such as a100:4",
+    )
+
+    def read(self, node: yamlio.Node, problems: list[Problem], path: str) -> Any:
+        if isinstance(node, yamlio.Scalar) and node.plain and _is_number(node):
+            return self.many.read(node, problems, path)
+        return self.typed.read(node, problems, path)
+
+    def schema(self) -> Schema:
+        typed = {**self.typed.schema(), "type": "string"}
+        return {"anyOf": [self.many.schema(), typed]}
+
+
+class VariableNames(Text):
+    """Names of environment variables that hpckit and Slurm leave to the spec."""
+
+    def complaint(self, text: str) -> str:
+        if re.fullmatch(OWNED_VARIABLES, text):
+            return "is set by Slurm or hpckit for each process and cannot be given"
+        return super().complaint(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What runs: a command line, or a trainer class in a file."""
+
+    command: str | None = setting(default=None, help="A command line for the shell.")
+    trainer: (
+        Annotated[
+            str,
+            Text(
+                pattern=r"[^:\x00-\x1f\x7f-][^:\x00-\x1f\x7f]*\.py:[A-Za-z_][A-Za-z0-9_]*",
+                expected="a file and a class, such as train.py:MyTrainer",
+            ),
+        ]
+        | None
+    ) = setting(default=None, help="A Trainer: file.py:Name.")
+    processes: Literal["per_node", "per_gpu", "one"] | None = setting(
+        default=None, help="How many processes the command starts as; asked for beyond one GPU."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each attempt asks of the cluster."""
+
+    nodes: Positive = setting(default=1, help="How many nodes.")
+    gpus_per_node: Annotated[int | str, Gpus()] = setting(
+        default=0, help="GPUs on each node: 4, or a100:4."
+    )
+    cpus_per_gpu: Positive | None = setting(default=None, help="CPU cores for each GPU.")
+    cpus_per_node: Positive | None = setting(default=None, help="CPU cores on each node.")
+    memory: Megabytes | None = setting(default=None, help="Memory of each node, such as 64G.")
+    time: Annotated[int, Duration(min=60)] = setting(
+        default=3600, help="Time limit of one attempt, such as 24h."
+    )
+    partition: Line | None = setting(default=None, help="Slurm's partition.")
+    account: Line | None = setting(default=None, help="Slurm's account.")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs on each node, as a number."""
+        return int(str(self.gpus_per_node).rpartition(":")[2])
+
+    @property
+    def gpu_type(self) -> str | None:
+        """The type of GPU asked for, if any."""
+        return str(self.gpus_per_node).rpartition(":")[0] or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """An image that the program runs in; the worker stays outside."""
+
+    image: Line = setting(help="An image, such as a.sif.")
+    bind: tuple[Line, ...] = setting(default=(), help="Folders to bind: /data or /data:/inside.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the program finds around it."""
+
+    modules: tuple[Line, ...] = setting(default=(), help="Modules to load, in order.")
+    conda: Line | None = setting(default=None, help="A conda environment's name or path.")
+    venv: Line | None = setting(default=None, help="A virtual environment's folder.")
+    container: Container | None = setting(default=None, help="A container image.")
+    variables: Annotated[
+        dict[str, str],
+        MapOf(
+            item=Text(empty=True),
+            key=VariableNames(
+                pattern=rf"(?!(?:{OWNED_VARIABLES})$)[A-Za-z_][A-Za-z0-9_]*",
+                expected="a variable's name",
+            ),
+        ),
+    ] = setting(default_factory=dict, help="Environment variables.")
+    setup: Commands = setting(default=(), help="Shell lines to run before the program.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """When state is saved, and from which state a restart goes on."""
+
+    every: Annotated[int, Duration(min=1)] | None = setting(
+        default=None, help="How often to save, such as 10m."
+    )
+    keep: Positive = setting(default=3, help="How many checkpoints to keep.")
+    confirm_steps: Count = setting(
+        default=100, help="Healthy steps after which a checkpoint is good."
+    )
+    before_end: Annotated[int, Duration(min=1)] | None = setting(
+        default=None, help="How long before the time limit the program is told to save and end."
+    )
+    files: tuple[Line, ...] = setting(
+        default=(), help="What a checkpoint of a self-resuming program is: cp/g_{step}."
+    )
+    resume: Literal["newest", "argument"] | None = setting(
+        default=None, help="How the program finds its checkpoint: by itself, or by {checkpoint}."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What is known about one optimizer, by the name given to register."""
+
+    clip: Above0 | None = setting(default=None, help="The gradient norm to clip to.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """How readings are found in what the program prints."""
+
+    name: Line | None = setting(default=None, help="A ready set of patterns.")
+    patterns: tuple[str, ...] = setting(
+        default=(), help="Regular expressions with groups such as (?P<loss>...)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """What is watched."""
+
+    optimizers: dict[str, Optimizer] = setting(default_factory=dict, help="Optimizers by name.")
+    rules: Annotated[dict[str, bool], MapOf(item=Truth(), key=Choice(RULES))] = setting(
+        default_factory=dict, help="Health rules to turn on or off."
+    )
+    log: Annotated[Log, Either(Text(one_line=True), Section(Log), "name")] | None = setting(
+        default=None, help="Readings from the program's log."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change to one setting: times a factor, or to a value, within bounds."""
+
+    times: Above0 | None = setting(default=None, help="A factor.")
+    to: Annotated[Any, Plain()] = setting(default=None, help="The new value.")
+    min: Annotated[Any, Plain()] = setting(default=None, help="Never below.")
+    max: Annotated[Any, Plain()] = setting(default=None, help="Never above.")
+
+
+class Changes(Kind):
+    """`x0.5`, `=0.5`, or a mapping with bounds."""
+
+    pattern = r"x(?=[0-9.]*[1-9])(?:[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})|=\S(?:[^\x00-\x1f]*)"
+    full = Section(Change)
+
+    def read(self, node: yamlio.Node, problems: list[Problem], path: str) -> Any:
+        if not isinstance(node, yamlio.Scalar):
+            return self.full.read(node, problems, path)
+        text = node.text
+        if not re.fullmatch(self.pattern, text):
+            message = (
+                f"must be a factor such as x0.5 or a value such as =0.5, not {described(node)}"
+            )
+            if _is_number(node):
+                message += f": write x{text} to multiply, or ={text} to set"
+            return complain(problems, node, path, message)
+        if text.startswith("x"):
+            return Change(times=float(text[1:]))
+        value = yamlio.Scalar(node.file, node.line, node.column, text[1:], True)
+        return Change(to=Anything().read(value, problems, path))
+
+    def schema(self) -> Schema:
+        short = {"type": "string", "pattern": anchored(self.pattern)}
+        return {"anyOf": [short, self.full.schema()]}
+
+    def write(self, value: Any) -> Any:
+        return self.full.write(value)
+
+
+class AutoOrDuration(Duration):
+    """A duration, or `auto`, which is None."""
+
+    def read(self, node: yamlio.Node, problems: list[Problem], path: str) -> Any:
+        if isinstance(node, yamlio.Scalar) and node.text == "auto":
+            return None
+        return super().read(node, problems, path)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [{"const": "auto"}, super().schema()]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """What is done about one kind of incident."""
+
+    do: Literal["rollback", "relaunch", "resubmit", "tell", "stop"] | None = setting(
+        default=None, help="What to do."
+    )
+    change: Annotated[
+        dict[str, Change],
+        MapOf(
+            item=Changes(),
+            key=Text(
+                pattern=r"clip|lr|params\.[^\x00]+|resources\.[a-z_]+",
+                expected="clip, lr, params.<name> or resources.<name>",
+            ),
+        ),
+    ] = setting(default_factory=dict, help="What to change: clip, lr, params.x, resources.x.")
+    of: Line | None = setting(
+        default=None, help="Whose clip and lr: blamed, all, or an optimizer's name."
+    )
+    skip_batches: Count | None = setting(
+        default=None, help="Batches to leave out after going back."
+    )
+    limit: Count | None = setting(default=None, help="How often, until progress refills it.")
+    after: Annotated[int, AutoOrDuration(min=1)] | None = setting(
+        default=None, help="How long without a step is a hang; auto learns it."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a run may spend in all; never refilled."""
+
+    attempts: Annotated[int, Whole(min=1, max=1000)] = setting(
+        default=12, help="How many attempts."
+    )
+    gpu_hours: Above0 | None = setting(default=None, help="GPU hours over all attempts.")
+    total: Annotated[int, Duration(min=1)] | None = setting(
+        default=None, help="Time from submission to the end, such as 10d."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Shell commands to run when something happens."""
+
+    on_incident: Commands = setting(default=(), help="After an incident.")
+    before_launch: Commands = setting(default=(), help="Before the processes are started.")
+    on_restart: Commands = setting(default=(), help="When another attempt begins.")
+    on_stop: Commands = setting(default=(), help="When the run is stopped by policy.")
+    on_finish: Commands = setting(default=(), help="When the run is done.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Whom to tell, and of what."""
+
+    mail: (
+        Annotated[
+            str,
+            Text(
+                pattern=r"[A-Za-z0-9_.+][A-Za-z0-9_.+-]*@[A-Za-z0-9][A-Za-z0-9.-]*",
+                expected="a mail address",
+            ),
+        ]
+        | None
+    ) = setting(default=None, help="A mail address.")
+    on: tuple[Annotated[str, Choice(EVENTS)], ...] = setting(
+        default=("stopped", "failed", "done"), help="The events to tell of."
+    )
+
+
+def _is_number(node: yamlio.Scalar) -> bool:
+    try:
+        return isinstance(yamlio.resolve(node), (int, float))
+    except ValueError:
+        return True

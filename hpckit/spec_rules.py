@@ -1,0 +1,239 @@
+"""What must hold between the sections of a spec; each rule looks at what could be read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpckit import sweep as sweeps
+from hpckit import units, yamlio
+from hpckit.errors import Problem
+from hpckit.kinds import complain, did_you_mean, short
+from hpckit.spec_parts import INFRASTRUCTURE, Change, Program, Remedy, Resources
+
+# The names that hpckit fills in; all other braces belong to the shell.
+PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
+CHANGEABLE = ("nodes", "gpus_per_node", "cpus_per_gpu", "cpus_per_node", "memory", "time")
+
+
+def placeholders(command: str) -> list[tuple[str, int]]:
+    """The names between braces that hpckit fills in, with their offsets in the command."""
+    return [(found[1], found.start()) for found in PLACEHOLDER.finditer(command)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """The sections that could be read, and the nodes they came from."""
+
+    parts: Mapping[str, Any]
+    root: yamlio.Node
+    problems: list[Problem]
+
+    def given(self, *steps: str) -> bool:
+        """Whether the spec says something there, right or wrong."""
+        node = yamlio.find(self.root, *steps[:-1])
+        there = node.pairs.get(steps[-1]) if isinstance(node, yamlio.Mapping) else None
+        return there is not None and not yamlio.is_null(there)
+
+    def is_bad(self, path: str) -> bool:
+        """Whether a value there was refused, so that a default stands in for it."""
+        return any(each.path == path for each in self.problems)
+
+    def complain(self, message: str, *steps: str) -> None:
+        complain(self.problems, yamlio.find(self.root, *steps), ".".join(steps), message)
+
+
+def check(draft: Draft) -> None:
+    """Every rule, one after the other."""
+    _program(draft)
+    _resources(draft)
+    _environment(draft)
+    _checkpoint(draft)
+    _monitor(draft)
+    sweep = draft.parts.get("sweep")
+    if sweep is not None:
+        node = yamlio.find(draft.root, "sweep")
+        sweeps.check(sweep, draft.parts["params"], node, draft.problems)
+    _placeholders(draft)
+    for kind, remedy in draft.parts["heal"].items():
+        _remedy(draft, kind, remedy)
+
+
+def _program(draft: Draft) -> None:
+    program = draft.parts.get("program")
+    if not isinstance(program, Program):
+        return
+    is_line = isinstance(yamlio.find(draft.root, "program"), yamlio.Scalar)
+    has_command = is_line or draft.given("program", "command")
+    if has_command == draft.given("program", "trainer"):
+        draft.complain("needs either command or trainer", "program")
+    resources: Resources = draft.parts["resources"]
+    if program.command is None or draft.given("program", "processes"):
+        return
+    if resources.nodes * max(resources.gpus, 1) > 1:
+        draft.complain(
+            f"must say how many processes it starts as on {resources.nodes} x {resources.gpus} "
+            "GPUs: program: {command: ..., processes: per_gpu}, or per_node, or one",
+            "program",
+        )
+
+
+def _resources(draft: Draft) -> None:
+    if draft.given("resources", "cpus_per_gpu") and draft.given("resources", "cpus_per_node"):
+        draft.complain("excludes cpus_per_gpu: give one of them", "resources", "cpus_per_node")
+
+
+def _environment(draft: Draft) -> None:
+    if draft.given("environment", "conda") and draft.given("environment", "venv"):
+        draft.complain("excludes conda: give one of them", "environment", "venv")
+
+
+def _checkpoint(draft: Draft) -> None:
+    checkpoint, resources = draft.parts["checkpoint"], draft.parts["resources"]
+    lead = checkpoint.before_end
+    if lead is not None and lead >= resources.time and not draft.is_bad("resources.time"):
+        limit = units.format_duration(resources.time)
+        draft.complain(f"must be less than the time limit of {limit}", "checkpoint", "before_end")
+    program = draft.parts.get("program")
+    command = program.command if isinstance(program, Program) else None
+    if checkpoint.resume == "argument" and command and "{checkpoint}" not in command:
+        draft.complain(
+            "fills in {checkpoint}, which the command does not have", "checkpoint", "resume"
+        )
+
+
+def _monitor(draft: Draft) -> None:
+    log = draft.parts["monitor"].log
+    if log is None:
+        return
+    steps = ("monitor", "log")
+    if (log.name is None) == (not log.patterns):
+        draft.complain("needs either patterns or the name of a ready set", *steps)
+    for number, pattern in enumerate(log.patterns):
+        if message := _pattern_complaint(pattern):
+            node = yamlio.find(draft.root, *steps, "patterns")
+            if isinstance(node, yamlio.Sequence):
+                node = node.items[number]
+            complain(draft.problems, node, f"monitor.log.patterns[{number}]", message)
+
+
+def _pattern_complaint(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"is not a regular expression: {error}"
+    return "" if groups else "has no named group such as (?P<loss>...)"
+
+
+def _placeholders(draft: Draft) -> None:
+    program, params = draft.parts.get("program"), draft.parts["params"]
+    if not isinstance(program, Program) or program.command is None:
+        return
+    swept = _swept(draft)
+    known = dict.fromkeys((*dict(_values(params)), *swept))
+    varied = sweeps.Paths(swept)
+    steps = ("program",) if not draft.given("program", "command") else ("program", "command")
+    for name in dict.fromkeys(name for name, _ in placeholders(program.command)):
+        path = name.removeprefix("params.")
+        if path == name or path in known or varied.overlap(path):
+            continue
+        suggestion = did_you_mean(path, list(known)).replace("known here", "params has")
+        draft.complain(f"{{{name}}} names no parameter{suggestion}", *steps)
+
+
+def _swept(draft: Draft) -> list[str]:
+    """What the sweep varies, as far as it can be told where the sweep itself is wrong."""
+    found: list[str] = []
+    for part in ("grid", "zip"):
+        node = yamlio.find(draft.root, "sweep", part)
+        if draft.given("sweep", part) and isinstance(node, yamlio.Mapping):
+            found += node.pairs
+    return [*found, "seed"] if draft.given("sweep", "seeds") else found
+
+
+def _values(params: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every parameter by its dotted path, branches included."""
+    for name, value in params.items():
+        yield above + name, value
+        if isinstance(value, Mapping):
+            yield from _values(value, f"{above}{name}.")
+
+
+def _remedy(draft: Draft, kind: str, remedy: Remedy) -> None:
+    values, varied = dict(_values(draft.parts["params"])), sweeps.Paths(_swept(draft))
+    for key, change in remedy.change.items():
+        steps = ("heal", kind, "change", key)
+        message = _wrong_place(kind, remedy, key) or _wrong_resource(draft, key)
+        message = message or _wrong_param(key, change, values, varied)
+        if message or (message := _wrong_change(key, change)):
+            draft.complain(message, *steps)
+    optimizers = draft.parts["monitor"].optimizers
+    known = ("blamed", "all", *optimizers)
+    if remedy.of is not None and optimizers and remedy.of not in known:
+        draft.complain(f"names no optimizer{did_you_mean(remedy.of, known)}", "heal", kind, "of")
+
+
+def _wrong_place(kind: str, remedy: Remedy, key: str) -> str:
+    """A change that nobody would carry out."""
+    is_resource = key.startswith("resources.")
+    if kind in INFRASTRUCTURE and not is_resource:
+        return f"{kind} says nothing about the model: only resources may change"
+    if remedy.do in ("tell", "stop"):
+        return f"nothing would apply it: {remedy.do} changes nothing"
+    if is_resource and remedy.do in ("rollback", "relaunch"):
+        return f"resources change only between attempts: do: resubmit, not {remedy.do}"
+    return ""
+
+
+def _wrong_resource(draft: Draft, key: str) -> str:
+    section, _, name = key.partition(".")
+    if section != "resources":
+        return ""
+    if name not in CHANGEABLE:
+        return f"resources.{name} cannot be changed{did_you_mean(name, CHANGEABLE)}"
+    is_set = draft.given("resources", name) or name in ("nodes", "time")
+    return "" if is_set else f"resources.{name} is not given, so there is nothing to change"
+
+
+def _wrong_param(key: str, change: Change, values: Mapping[str, Any], varied: sweeps.Paths) -> str:
+    section, _, name = key.partition(".")
+    if section != "params":
+        return ""
+    if varied.overlap(name):
+        return f"the sweep varies {name!r}: a run of a sweep keeps its point"
+    if name not in values:
+        return f"{key} names no parameter{did_you_mean(name, list(values))}"
+    value = values[name]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if change.times is not None and not is_number:
+        return f"{key} is {short(value)}: only a number can be multiplied"
+    return ""
+
+
+def _wrong_change(key: str, change: Change) -> str:
+    """A change whose parts do not fit together."""
+    if (change.times is None) == (change.to is None):
+        return "needs either times or to"
+    parse = {"resources.memory": units.parse_size, "resources.time": units.parse_duration}.get(key)
+    for value in (change.to, change.min, change.max):
+        if value is None:
+            continue
+        if parse is not None:
+            try:
+                parse(str(value))
+            except ValueError as error:
+                return str(error)
+        elif _must_be_number(key, change, value) and not _is_positive(value):
+            return f"must be a number above 0, not {short(value)}"
+    return ""
+
+
+def _must_be_number(key: str, change: Change, value: Any) -> bool:
+    is_bound = value is not change.to
+    return is_bound or not key.startswith("params.")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0

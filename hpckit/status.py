@@ -1,0 +1,227 @@
+"""What a run is doing: its directory's own evidence, and the scheduler's word for the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hpckit.clock import seconds_of
+from hpckit.errors import SchedulerSilent
+from hpckit.files import read_json
+from hpckit.ledger import FINAL_STATES, Event, final, last
+from hpckit.outcome import EXIT_CODES, after_a_silent_end
+from hpckit.run import Attempt, Run
+from hpckit.scheduler.base import JobStatus, Phase
+from hpckit.submission import chain_folder
+
+if TYPE_CHECKING:
+    from hpckit.queue_cache import QueueCache
+    from hpckit.scheduler.base import Scheduler
+
+# A submission that is older than this and that nobody has heard of was cut off.
+CUT_OFF_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """A run's state, why it is so, and what comes next."""
+
+    state: str
+    reason: str = ""
+    next: dict[str, Any] | None = None
+    ends_by: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+    @property
+    def exit_code(self) -> int | None:
+        return EXIT_CODES.get(self.state)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What a run's directory says, without asking anybody."""
+
+    run: Run
+    events: list[Event]
+    submission: list[Event]
+    attempts: list[Attempt]
+
+    @property
+    def final(self) -> State | None:
+        event = final(self.events)
+        if event is None:
+            return None
+        return State(state=str(event.data["state"]), reason=str(event.data.get("reason", "")))
+
+    @property
+    def cancelled(self) -> bool:
+        found = last(self.events, "cancel") or last(self.submission, "cancel")
+        return found is not None
+
+
+def facts_of(run: Run, submission: list[Event] | None = None) -> Facts:
+    """Read a run's directory; the points of a sweep share their submission's events."""
+    events = run.ledger().events()
+    if submission is None:
+        submission = run.home_ledger().events() if run.point is not None else events
+    return Facts(run=run, events=events, submission=submission, attempts=run.attempts())
+
+
+def states_of(runs: Sequence[Run], cache: QueueCache | None) -> list[tuple[Facts, State]]:
+    """The state of each run; the scheduler is asked once for all that have not ended."""
+    shared: dict[str, list[Event]] = {}
+    facts = []
+    for run in runs:
+        if run.point is not None and run.home_id not in shared:
+            shared[run.home_id] = run.home_ledger().events()
+        facts.append(facts_of(run, shared.get(run.home_id)))
+    asking = [fact for fact in facts if fact.final is None]
+    answer = ask(asking, cache) if asking else Answer()
+    jobs = assign(asking, answer)
+    now = time.time()
+    return [(fact, fact.final or decide(fact, jobs[fact.run.id], answer, now)) for fact in facts]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the scheduler said about some runs, and what it kept silent about."""
+
+    queue: Sequence[JobStatus] = ()
+    history: Sequence[JobStatus] = ()
+    silent: str | None = None
+    history_silent: str | None = None
+
+
+def ask(facts: Iterable[Facts], cache: QueueCache | None) -> Answer:
+    """One squeue for all, and one sacct for what has left the queue."""
+    if cache is None:
+        return Answer(silent="the scheduler that runs it is not on this machine")
+    try:
+        queue = cache.queue()
+    except SchedulerSilent as error:
+        return Answer(silent=error.message)
+    in_queue = {job.name for job in queue}
+    gone = [fact.run for fact in facts if fact.run.home_id not in in_queue]
+    if not gone:
+        return Answer(queue=queue)
+    try:
+        since = min(run.created for run in gone)
+        history = cache.history(sorted({run.home_id for run in gone}), since)
+    except SchedulerSilent as error:
+        return Answer(queue=queue, history_silent=error.message)
+    return Answer(queue=queue, history=history)
+
+
+def answer_for(scheduler: Scheduler) -> Answer:
+    """What the scheduler says now, past every cache: for those who are about to act on it."""
+    return Answer(queue=scheduler.queue())
+
+
+def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
+    """The state of a run that has not written its own end."""
+    if answer.silent is not None:
+        return State(state="unknown", reason=answer.silent)
+    if any(job.phase is Phase.UNKNOWN for job in jobs):
+        return State(state="unknown", reason=f"Slurm says {jobs[0].raw_state}")
+    for job in jobs:
+        if job.phase in (Phase.RUNNING, Phase.ENDING):
+            reason = "ending" if job.phase is Phase.ENDING else job.reason
+            return State(state="running", reason=_words(reason), ends_by=job.ends_by)
+    waiting = next((job for job in jobs if job.phase is Phase.PENDING), None)
+    if waiting is not None:
+        return State(state="pending", reason=_words(waiting.reason), next=_next(waiting))
+    if facts.cancelled:
+        return State(state="cancelled", reason="cancelled with hpckit cancel")
+    return _gone(facts, jobs, answer, now)
+
+
+def _words(reason: str) -> str:
+    return "" if reason in ("None", "(null)") else reason
+
+
+def _next(job: JobStatus) -> dict[str, Any]:
+    task = job.task if job.task is not None else min(job.pending_tasks, default=None)
+    job_id = job.array_id if task is None else f"{job.array_id}_{task}"
+    return {"job_id": job_id, "reason": _words(job.reason), "expected": job.expected_start}
+
+
+def _gone(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
+    """A run with nothing left in the queue that has not said how it ended."""
+    ended = sorted(jobs, key=lambda job: (job.task is None, job.task or 0))
+    served = [job for job in ended if job.started] or ended
+    if served:
+        outcome = after_a_silent_end(served[-1])
+        if outcome.state is not None:
+            return State(state=outcome.state, reason=outcome.reason)
+        return State(state="stopped", reason=f"{outcome.reason}; no attempt is left in the queue")
+    refused = last(facts.submission, "refused")
+    if refused is not None:
+        return State(state="failed", reason=str(refused.data["reason"]))
+    return _never_seen(facts, answer, now)
+
+
+def _never_seen(facts: Facts, answer: Answer, now: float) -> State:
+    submission = last(facts.submission, "submit")
+    known = last(facts.submission, "submitted") is not None or bool(facts.attempts)
+    if submission is None:
+        born = seconds_of(facts.run.created)
+        if now - born < CUT_OFF_S:
+            return State(state="pending", reason="being submitted")
+        return State(state="failed", reason="the submission was cut off: nothing was submitted")
+    if now - seconds_of(submission.time) < CUT_OFF_S:
+        return State(state="pending", reason="being submitted")
+    if answer.history_silent is not None:
+        return State(state="unknown", reason=f"left the queue; {answer.history_silent}")
+    if known:
+        return State(state="unknown", reason="left the queue, and accounting does not know it")
+    return State(state="failed", reason="the submission was cut off: nothing reached the queue")
+
+
+def assign(facts: Sequence[Facts], answer: Answer) -> dict[str, list[JobStatus]]:
+    """Which of the scheduler's jobs serve which run; the queue stands before accounting."""
+    by_name: dict[str, dict[str, JobStatus]] = {}
+    for job in (*answer.history, *answer.queue):
+        key = job.job_id if job.task is not None else f"{job.job_id} rest"
+        by_name.setdefault(job.name, {})[key] = job
+    found: dict[str, list[JobStatus]] = {}
+    points: dict[str, dict[int, list[JobStatus]]] = {}
+    for fact in facts:
+        jobs = list(by_name.get(fact.run.home_id, {}).values())
+        if fact.run.point is None:
+            found[fact.run.id] = jobs
+            continue
+        if fact.run.home_id not in points:
+            points[fact.run.home_id] = _by_point(fact, jobs)
+        found[fact.run.id] = points[fact.run.home_id].get(fact.run.point, [])
+    return found
+
+
+def _by_point(fact: Facts, jobs: Iterable[JobStatus]) -> dict[int, list[JobStatus]]:
+    """The tasks of a sweep's arrays, by the point they serve."""
+    found: dict[int, list[JobStatus]] = {}
+    offsets: dict[str, int] = {}
+    for job in jobs:
+        if job.array_id not in offsets:
+            offsets[job.array_id] = _offset(fact, job.array_id)
+        tasks = job.pending_tasks if job.task is None else (job.task,)
+        for task in tasks:
+            named = replace(job, job_id=f"{job.array_id}_{task}", task=task, pending_tasks=())
+            found.setdefault(offsets[job.array_id] + task, []).append(named)
+    return found
+
+
+def _offset(fact: Facts, array_id: str) -> int:
+    """The first point of an array; with one chain there is no doubt, whatever was lost."""
+    number = 1
+    if fact.run.chains > 1:
+        events = [event for event in fact.submission if event.kind == "submitted"]
+        numbers = {str(event.data["job_id"]): int(event.data["chain"]) for event in events}
+        # The one whose answer was lost is the one that was sent last.
+        number = numbers.get(array_id, max(numbers.values(), default=0) + 1)
+    chain = read_json(chain_folder(fact.run.home, number) / "chain.json")
+    return int(chain["offset"]) if chain else 0

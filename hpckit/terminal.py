@@ -1,0 +1,76 @@
+"""A program that has the terminal to itself, while a copy of what it prints is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class TerminalProcess:
+    """A process under a terminal of its own that is joined to ours: debuggers and bars work."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        self._code: int | None = None
+        self._pid, self._master = pty.fork()
+        if self._pid == 0:
+            os.execvpe(command[0], list(command), dict(environ))
+        self._size()
+        signal.signal(signal.SIGWINCH, lambda *_: self._size())
+        self._copier = threading.Thread(target=self._copy, args=(log,), daemon=True)
+        self._copier.start()
+
+    def poll(self) -> bool:
+        if self._code is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+                self._copier.join(timeout=2)
+        return self._code is not None
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def _size(self) -> None:
+        with contextlib.suppress(OSError):
+            termios.tcsetwinsize(self._master, termios.tcgetwinsize(sys.stdin.fileno()))
+
+    def _copy(self, log: Path) -> None:
+        ours = sys.stdin.fileno()
+        before = termios.tcgetattr(ours)
+        # Raw, so that Ctrl-C and Ctrl-D reach the program as keys.
+        tty.setraw(ours)
+        try:
+            with open(log, "ab", buffering=0) as kept:
+                self._pass_on(ours, kept.fileno())
+        finally:
+            termios.tcsetattr(ours, termios.TCSADRAIN, before)
+
+    def _pass_on(self, ours: int, kept: int) -> None:
+        watched = [ours, self._master]
+        while True:
+            for ready in select.select(watched, [], [])[0]:
+                try:
+                    data = os.read(ready, 65536)
+                except OSError:
+                    # The program and all that it started have closed the terminal.
+                    return
+                if not data and ready == ours:
+                    watched = [self._master]
+                elif ready == ours:
+                    os.write(self._master, data)
+                else:
+                    os.write(kept, data)
+                    os.write(sys.stdout.fileno(), data)

@@ -1,0 +1,123 @@
+"""What `show`, `ls` and `watch` tell of a run, as plain data with the keys that --json promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hpckit.limits import attempt_hours, hours_used, unit_name, units
+from hpckit.run import Attempt, Run
+from hpckit.status import Facts, State, states_of
+
+if TYPE_CHECKING:
+    from hpckit.queue_cache import QueueCache
+
+
+def show(run: Run, cache: QueueCache | None) -> dict[str, Any]:
+    """One run, whole."""
+    facts, state = states_of([run], cache)[0]
+    return describe(facts, state)
+
+
+def describe(facts: Facts, state: State) -> dict[str, Any]:
+    """A run's facts and state as `show --json` gives them."""
+    run = facts.run
+    spec = run.spec()
+    hour_units = units(spec)
+    alive = facts.attempts[-1].number if facts.attempts and state.state == "running" else None
+    used = hours_used(facts.attempts, hour_units, alive)
+    return {
+        "run": run.id,
+        "name": run.name,
+        "dir": str(run.dir),
+        "state": state.state,
+        "reason": state.reason,
+        "created": run.created,
+        "scheduler": run.scheduler,
+        "params": run.params,
+        # No step is known before a program's readings are.
+        "step": None,
+        "exit_code": state.exit_code,
+        "gpu_hours": {
+            "used": round(used, 3),
+            "lost": None,
+            "limit": spec.limits.gpu_hours,
+            "unit": unit_name(spec),
+        },
+        "next": state.next,
+        "ends_by": state.ends_by,
+        "attempts_left": max(0, spec.limits.attempts - len(facts.attempts)),
+        "attempts": [_attempt(attempt, state, facts, hour_units) for attempt in facts.attempts],
+        "incidents": [],
+    }
+
+
+def _attempt(attempt: Attempt, state: State, facts: Facts, hour_units: int) -> dict[str, Any]:
+    about, ended = attempt.about(), attempt.ended()
+    is_last = attempt is facts.attempts[-1]
+    live = ended is None and is_last and state.state == "running"
+    return {
+        "number": attempt.number,
+        "job_id": about.get("job_id"),
+        "node": about.get("node"),
+        "state": "ended" if ended or state.is_final or not is_last else state.state,
+        "started": about.get("started"),
+        "ended": ended.get("ended") if ended else None,
+        "reason": ended.get("reason") if ended else (state.reason if is_last else None),
+        "program": ended.get("program") if ended else None,
+        "changes": [],
+        "from_step": None,
+        "to_step": None,
+        "hours": round(attempt_hours(attempt, hour_units, live), 3),
+        "dir": str(attempt.dir),
+    }
+
+
+def row(facts: Facts, state: State) -> dict[str, Any]:
+    """One line of `ls`: what can be told without opening the spec."""
+    about = facts.attempts[-1].about() if facts.attempts else {}
+    ended = facts.attempts[-1].ended() if facts.attempts else None
+    return {
+        "run": facts.run.id,
+        "name": facts.run.name,
+        "dir": str(facts.run.dir),
+        "state": state.state,
+        "reason": state.reason,
+        "created": facts.run.created,
+        "attempts": len(facts.attempts),
+        "job_id": about.get("job_id") or (state.next or {}).get("job_id"),
+        "node": about.get("node"),
+        "started": about.get("started"),
+        "ended": ended.get("ended") if ended else None,
+        "params": facts.run.params,
+        "expected": (state.next or {}).get("expected"),
+    }
+
+
+def sweep_row(run: Run, points: list[dict[str, Any]]) -> dict[str, Any]:
+    """One line of `ls` for a whole sweep."""
+    counts: dict[str, int] = {}
+    for point in points:
+        counts[point["state"]] = counts.get(point["state"], 0) + 1
+    ended = [point["ended"] for point in points if point["ended"]]
+    return {
+        "run": run.id,
+        "name": run.name,
+        "dir": str(run.dir),
+        "state": sweep_state(counts),
+        "reason": ", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
+        "created": run.created,
+        "attempts": sum(point["attempts"] for point in points),
+        "job_id": next((point["job_id"] for point in points if point["job_id"]), None),
+        "node": None,
+        "started": min((p["started"] for p in points if p["started"]), default=None),
+        "ended": max(ended) if len(ended) == len(points) else None,
+        "params": run.params,
+        "points": len(points),
+        "counts": counts,
+    }
+
+
+def sweep_state(counts: dict[str, int]) -> str:
+    """A sweep is what its liveliest point is; ended, it is what its worst point is."""
+    order = ("running", "healing", "pending", "unknown", "failed", "stopped", "cancelled", "done")
+    return next((state for state in order if counts.get(state)), "unknown")

@@ -1,0 +1,41 @@
+"""Packaging of hpckit: one place for its metadata and what it needs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "hpckit/__init__.py").read_text())
+assert VERSION is not None
+
+setup(
+    name="hpckit",
+    version=VERSION.group(1),
+    description="SLURM training runs that look after themselves",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["hpckit", "hpckit.*"]),
+    package_data={"hpckit": ["py.typed", "spec.schema.json", "slurm_files/**/*", "templates/**/*"]},
+    install_requires=[
+        "submitit>=1.5.4",
+        "torch",
+        "torchaudio",
+        "pesq",
+        "numpy",
+        "pyyaml>=6",
+        "click>=8.1",
+    ],
+    extras_require={
+        "test": ["pytest", "jsonschema", "pexpect"],
+        "dev": ["ruff", "mypy", "types-PyYAML", "types-jsonschema", "types-setuptools"],
+    },
+    entry_points={"console_scripts": ["hpckit = hpckit.cli:main"]},
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,71 @@
+"""A real Slurm for the tests of this folder: one cluster a session, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpckit.devcluster import DevCluster
+from hpckit.devmachine import require_programs, require_root
+from hpckit.errors import ClusterError
+
+
+def why_not() -> str:
+    """Why no cluster can run here, or nothing where one can."""
+    try:
+        require_root()
+        require_programs()
+    except ClusterError as error:
+        return str(error)
+    return ""
+
+
+def is_required() -> bool:
+    """Whether a run without Slurm counts as a failure, as it does in CI."""
+    return os.environ.get("HPCKIT_REQUIRE_SLURM") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip this folder's tests where no cluster can run, unless one is required."""
+    reason = why_not()
+    if not reason or is_required():
+        return
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def short_folder() -> Iterator[Path]:
+    # pytest's own temporary folders are too long for Unix sockets.
+    folder = Path(tempfile.mkdtemp(prefix="hpckit-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        DevCluster(folder).down()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[DevCluster]:
+    """A cluster that is up, and that SLURM_CONF of this process names."""
+    for folder in short_folder():
+        cluster = DevCluster(folder)
+        cluster.up()
+        with pytest.MonkeyPatch.context() as patch:
+            # Slurm's variables of a job that pytest may run in would go into the jobs of the tests.
+            for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+                patch.delenv(name)
+            patch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
+            yield cluster
+
+
+@pytest.fixture
+def other_folder() -> Iterator[Path]:
+    """A short folder for a second cluster, which is taken down at the end."""
+    yield from short_folder()

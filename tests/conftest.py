@@ -1,0 +1,66 @@
+"""What all tests share: a home of their own, so that nobody's runs or settings are touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every folder that hpckit writes to by itself, under a fresh one."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("HPCKIT_ROOT", "HPCKIT_CLUSTER", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith("SLURM_") and name != "SLURM_CONF":
+            monkeypatch.delenv(name)
+    for name in ("CACHE", "CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
+    monkeypatch.setenv("HPCKIT_LOCAL_DIR", str(home / "local"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return home
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The real program, as a person starts it, in a folder of the test's own."""
+
+    def call(
+        *args: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, code: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "hpckit", *map(str, args)],
+            cwd=cwd or tmp_path,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Path]:
+    """A job folder with a spec of the given lines under name and program."""
+
+    def write(program: str = "echo hello", *lines: str, name: str = "tiny") -> Path:
+        folder = tmp_path / "job"
+        folder.mkdir(exist_ok=True)
+        spec = folder / "job.yaml"
+        head = f"name: {name}\nprogram: {program}\n"
+        spec.write_text(head + "".join(f"{line}\n" for line in lines))
+        return spec
+
+    return write

@@ -1,0 +1,101 @@
+"""hpckit check, as a person calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+VALID = "name: a\nprogram: {command: x, processes: per_gpu}\n"
+WRONG = "name: a\nprogramm: x\nresources: {time: 90}\n"
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("HPCKIT_CLUSTER", raising=False)
+
+    def check(text: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if text is not None:
+            Path("job.yaml").write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "hpckit", "check", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return check
+
+
+def test_a_valid_spec_is_one_line_that_says_what_it_asks_for(check) -> None:  # type: ignore[no-untyped-def]
+    text = VALID + "resources: {gpus_per_node: 4}\nsweep: {seeds: 12}\n"
+    done = check(text)
+    assert done.stdout == "job.yaml: valid (12 runs, 1 node with 4 GPUs each, 1h an attempt)\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_error_is_a_line_on_stdout_and_their_number_is_on_stderr(check) -> None:  # type: ignore[no-untyped-def]
+    done = check(WRONG)
+    assert done.returncode == 2
+    assert done.stdout.splitlines() == [
+        "job.yaml:1:1: program: is missing",
+        "job.yaml:2:1: programm: unknown key; did you mean 'program'?",
+        "job.yaml:3:19: resources.time: 90 has no unit: write 90h, 90m or 90s",
+    ]
+    assert done.stderr == "3 errors\n"
+
+
+def test_json_has_the_same_in_stable_keys(check) -> None:  # type: ignore[no-untyped-def]
+    done = check(WRONG, "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["valid"], len(told["errors"])) == (2, False, 3)
+    assert told["errors"][2] == {
+        "file": "job.yaml",
+        "line": 3,
+        "column": 19,
+        "path": "resources.time",
+        "message": "90 has no unit: write 90h, 90m or 90s",
+    }
+    assert json.loads(check(VALID, "--json").stdout) == {"valid": True, "errors": []}
+
+
+def test_settings_are_checked_with_the_spec(check) -> None:  # type: ignore[no-untyped-def]
+    assert check(WRONG, "-s", "programm=null", "-s", "resources.time=1h").returncode == 2
+    done = check(VALID, "--set", "resources.tim=1h")
+    assert done.stdout.startswith("-s resources.tim=1h:1:1: resources.tim: unknown key")
+
+
+def test_a_cluster_profile_is_put_under_the_spec(check) -> None:  # type: ignore[no-untyped-def]
+    Path(".config/hpckit/clusters").mkdir(parents=True)
+    Path(".config/hpckit/clusters/big.yaml").write_text("resources: {nodes: 3}\n")
+    assert "3 nodes each" in check(VALID, "--cluster", "big").stdout
+    done = check(VALID, "--cluster", "bog")
+    assert done.returncode == 2
+    assert "no cluster profile 'bog'; did you mean 'big'?" in done.stdout
+
+
+def test_a_missing_spec_is_not_found_and_a_folder_is_a_wrong_call(check) -> None:  # type: ignore[no-untyped-def]
+    done = check(None, "no.yaml")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "no file no.yaml" in done.stderr
+    assert check(None, ".").returncode == 2
+
+
+def test_the_schema_can_be_printed_without_a_spec(check) -> None:  # type: ignore[no-untyped-def]
+    done = check(None, "--schema")
+    assert json.loads(done.stdout)["properties"]["program"]
+
+
+def test_help_does_not_import_yaml(check) -> None:  # type: ignore[no-untyped-def]
+    code = (
+        "import sys, hpckit.cli.check as c\n"
+        "c.check.main(['--help'], standalone_mode=False)\n"
+        "sys.exit('yaml' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode
+        == 0
+    )

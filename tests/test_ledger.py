@@ -1,0 +1,41 @@
+"""The append-only history of a run."""
+
+from __future__ import annotations
+
+from hpckit.ledger import Ledger, final, last
+
+
+def test_writers_have_files_of_their_own_and_are_merged_by_time(tmp_path):
+    one, other = Ledger(tmp_path, "one"), Ledger(tmp_path, "other")
+    one.write("submit", chains=[1])
+    other.write("attempt", number=1)
+    one.write("submitted", job_id="7")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "other.jsonl"]
+    events = Ledger(tmp_path).events()
+    assert [event.kind for event in events] == ["submit", "attempt", "submitted"]
+    assert last(events, "attempt").writer == "other"
+
+
+def test_a_writer_that_died_in_the_middle_of_a_line_spoils_nothing(tmp_path):
+    Ledger(tmp_path, "one").write("submit")
+    (tmp_path / "two.jsonl").write_bytes(b'{"time":"2026-01-01T00:00:00.000Z","kind":"fin')
+    assert [event.kind for event in Ledger(tmp_path).events()] == ["submit"]
+
+
+def test_the_first_end_counts_until_the_run_is_submitted_again(tmp_path):
+    ledger = Ledger(tmp_path, "one")
+    ledger.write("submit")
+    assert final(ledger.events()) is None
+    ledger.write("finished", state="done")
+    ledger.write("finished", state="cancelled")
+    assert final(ledger.events()).data["state"] == "done"
+    ledger.write("submit")
+    assert final(ledger.events()) is None
+
+
+def test_two_writers_never_choose_the_same_name(tmp_path):
+    assert Ledger(tmp_path).writer != Ledger(tmp_path).writer
+
+
+def test_a_folder_that_is_not_there_has_no_events(tmp_path):
+    assert Ledger(tmp_path / "none").events() == []

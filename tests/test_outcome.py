@@ -1,0 +1,106 @@
+"""How an attempt ended, and whether that ends the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpckit.launch import RankExit
+from hpckit.outcome import after_a_silent_end, judge
+from hpckit.scheduler.base import Cause, JobStatus, Phase
+
+
+def rank(number, code, stage="program", when=0.0):
+    return RankExit(rank=number, code=code, stage=stage, when=when)
+
+
+def test_all_zero_is_done():
+    outcome = judge([rank(0, 0), rank(1, 0)], ranks=2, told=None)
+    assert (outcome.state, outcome.exit_code) == ("done", 0)
+
+
+def test_the_rank_that_failed_first_is_named():
+    outcome = judge([rank(2, 5, when=1), rank(0, 143, when=2)], ranks=3, told=None)
+    assert (outcome.state, outcome.reason) == ("failed", "rank 2 ended with exit code 5")
+    assert outcome.program == {"rank": 2, "code": 5, "stage": "program"}
+
+
+@pytest.mark.parametrize(
+    ("exits", "reason"),
+    [
+        ([rank(0, 1, "setup")], "the environment's setup failed with exit code 1"),
+        ([rank(0, 137)], "the program was killed by SIGKILL"),
+        ([rank(0, 2)], "the program ended with exit code 2"),
+        ([], "1 of 1 ranks ended without a word: slurmstepd: killed"),
+    ],
+)
+def test_a_failure_is_told_in_words(exits, reason):
+    assert judge(exits, ranks=1, told=None, srun_log="slurmstepd: killed").reason == reason
+
+
+def test_a_launch_that_could_not_start_is_tried_once_more():
+    outcome = judge([], ranks=4, told=None, started=False, srun_log="srun: error: no controller")
+    assert (outcome.state, outcome.exit_code) == (None, 75)
+    assert outcome.reason == "the launch could not start: srun: error: no controller"
+
+
+def test_ranks_that_were_killed_from_outside_may_be_a_lost_node():
+    assert judge([], ranks=2, told=None).is_doubtful
+    assert judge([rank(0, 137)], ranks=1, told=None).is_doubtful
+    assert not judge([rank(0, 1)], ranks=1, told=None).is_doubtful
+
+
+def test_a_rank_that_was_told_to_end_by_somebody_else_has_not_failed():
+    outcome = judge([rank(1, 143), rank(0, 143)], ranks=2, told=None)
+    assert (outcome.state, outcome.reason) == (None, "terminated")
+
+
+def test_after_the_time_limit_the_next_link_goes_on_whatever_the_program_said():
+    for code in (0, 1, 143):
+        outcome = judge([rank(0, code)], ranks=1, told="time limit")
+        assert (outcome.state, outcome.exit_code) == (None, 75)
+
+
+def test_a_spent_limit_stops_the_run():
+    outcome = judge([rank(0, 0)], ranks=1, told="limits.gpu_hours: 2 GPU h are used")
+    assert (outcome.state, outcome.exit_code) == ("stopped", 3)
+
+
+def status(cause):
+    return JobStatus(
+        job_id="1_1",
+        array_id="1",
+        task=1,
+        pending_tasks=(),
+        name="a/b",
+        phase=Phase.ENDED,
+        cause=cause,
+        raw_state="X",
+        reason="",
+        node="n1",
+        submitted=None,
+        started=None,
+        ended=None,
+        expected_start=None,
+        ends_by=None,
+        exit_code=None,
+        signal=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "state"),
+    [
+        (Cause.CANCELLED, "cancelled"),
+        (Cause.FAILED, "failed"),
+        (Cause.NODE_FAIL, None),
+        (Cause.PREEMPTED, None),
+        (Cause.TIMEOUT, None),
+        (Cause.OUT_OF_MEMORY, None),
+    ],
+)
+def test_a_person_who_cancels_means_it_and_a_lost_node_does_not(cause, state):
+    assert after_a_silent_end(status(cause)).state == state
+
+
+def test_nothing_known_is_no_reason_to_end_a_run():
+    assert after_a_silent_end(None).state is None

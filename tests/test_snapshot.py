@@ -1,0 +1,97 @@
+"""The copy of a job's folder that a run keeps."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hpckit import snapshot
+from hpckit.errors import UsageError
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "it's a job"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "train.py").write_text("print(1)\n")
+    (folder / "lib" / "model.py").write_text("x = 1\n")
+    return folder
+
+
+def taken(source, tmp_path):
+    found = snapshot.look(source, exclude=tmp_path / "runs")
+    home = tmp_path / "home"
+    home.mkdir()
+    snapshot.copy(found, home / "code")
+    return home, found
+
+
+def test_later_edits_do_not_reach_the_copy(source, tmp_path):
+    home, _ = taken(source, tmp_path)
+    (source / "train.py").write_text("print(2)\n")
+    (source / "lib" / "model.py").unlink()
+    assert (home / "code" / "train.py").read_text() == "print(1)\n"
+    assert (home / "code" / "lib" / "model.py").read_text() == "x = 1\n"
+
+
+def test_what_is_left_out_is_told_and_linked_in_the_working_folder(source, tmp_path):
+    (source / "data").mkdir()
+    (source / "data" / "a.wav").write_text("sound")
+    (source / ".gitignore").write_text("data/\n")
+    with open(source / "big.ckpt", "wb") as stream:
+        stream.truncate(30_000_000)
+    (source / ".venv").mkdir()
+    (source / ".venv" / "pyvenv.cfg").touch()
+    os.mkfifo(source / "pipe")
+    home, found = taken(source, tmp_path)
+    assert {(item.path, item.why) for item in found.left_out} == {
+        ("data", "ignored"),
+        ("big.ckpt", "larger than 20 MB"),
+        (".venv", "virtual environment"),
+        ("pipe", "not a plain file"),
+    }
+    assert not (home / "code" / "data").exists()
+    snapshot.make_work_folder(home, home / "work")
+    assert (home / "work" / "data" / "a.wav").read_text() == "sound"
+    assert (home / "work" / "big.ckpt").is_symlink()
+    assert not (home / "work" / "train.py").is_symlink()
+
+
+def test_what_a_program_writes_does_not_change_the_snapshot(source, tmp_path):
+    home, _ = taken(source, tmp_path)
+    snapshot.make_work_folder(home, home / "work")
+    (home / "work" / "train.py").write_text("changed")
+    snapshot.make_work_folder(home, home / "work")
+    assert (home / "work" / "train.py").read_text() == "changed"
+    assert (home / "code" / "train.py").read_text() == "print(1)\n"
+
+
+def test_the_run_root_inside_the_folder_is_never_copied(source, tmp_path):
+    (source / "runs" / "old").mkdir(parents=True)
+    found = snapshot.look(source, exclude=source / "runs")
+    assert found.files == ("lib/model.py", "train.py")
+    assert found.left_out == ()
+
+
+def test_links_inside_stay_and_links_to_the_outside_go_on_pointing_there(source, tmp_path):
+    (tmp_path / "shared.txt").write_text("shared")
+    (source / "inside").symlink_to("train.py")
+    (source / "lib" / "outside").symlink_to("../../shared.txt")
+    home, _ = taken(source, tmp_path)
+    assert os.readlink(home / "code" / "inside") == "train.py"
+    assert (home / "code" / "lib" / "outside").read_text() == "shared"
+
+
+def test_a_folder_full_of_data_is_refused_with_what_to_do(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "MANY_FILES", 10)
+    for number in range(11):
+        (source / f"{number}.txt").touch()
+    with pytest.raises(UsageError, match="hpckitignore"):
+        snapshot.look(source, exclude=tmp_path / "runs")
+
+
+def test_a_nested_ignore_file_speaks_of_its_own_folder_only(source, tmp_path):
+    (source / "lib" / ".gitignore").write_text("*.py\n")
+    found = snapshot.look(source, exclude=tmp_path / "runs")
+    assert found.files == ("lib/.gitignore", "train.py")

@@ -1,0 +1,154 @@
+"""What a run is doing, by its directory's evidence and the scheduler's word."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from hpckit.clock import iso
+from hpckit.files import write_json
+from hpckit.ledger import Event
+from hpckit.run import Attempt, Run, point_run
+from hpckit.scheduler.base import Cause, Phase
+from hpckit.status import Answer, Facts, assign, decide
+from tests.test_outcome import status
+
+NOW = time.time()
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(
+        dir=tmp_path,
+        id="a/b",
+        name="a",
+        created=iso(NOW - 3600),
+        scheduler="slurm",
+        params={},
+    )
+
+
+def event(kind, age_s=600.0, **data):
+    return Event(time=iso(NOW - age_s), writer="w", kind=kind, data=data)
+
+
+def facts(run, *events, attempts=()):
+    return Facts(run=run, events=list(events), submission=list(events), attempts=list(attempts))
+
+
+def job(**changes):
+    return dataclasses.replace(status(None), **changes)
+
+
+def decided(fact, *jobs, **answer):
+    told = Answer(queue=jobs, **answer)
+    return decide(fact, assign([fact], told)[fact.run.id], told, NOW)
+
+
+SUBMITTED = (event("submit"), event("submitted", job_id="1", chain=1))
+
+
+def test_a_running_job_is_a_running_run(run):
+    assert decided(facts(run, *SUBMITTED), job(phase=Phase.RUNNING)).state == "running"
+
+
+def test_a_waiting_job_tells_why_and_what_is_next(run):
+    waiting = job(
+        phase=Phase.PENDING,
+        task=None,
+        job_id="1",
+        pending_tasks=(1, 2),
+        reason="Resources",
+        expected_start="2026-07-20T02:14:05Z",
+    )
+    found = decided(facts(run, *SUBMITTED), waiting)
+    assert (found.state, found.reason) == ("pending", "Resources")
+    assert found.next == {
+        "job_id": "1_1",
+        "reason": "Resources",
+        "expected": "2026-07-20T02:14:05Z",
+    }
+
+
+def test_a_running_link_stands_before_those_that_wait(run):
+    rest = job(phase=Phase.PENDING, task=None, job_id="1", pending_tasks=(2, 3))
+    assert decided(facts(run, *SUBMITTED), rest, job(phase=Phase.RUNNING)).state == "running"
+
+
+def test_silence_is_unknown_and_never_a_guess(run):
+    assert decided(facts(run, *SUBMITTED), silent="no answer").state == "unknown"
+    gone = decided(facts(run, *SUBMITTED), history_silent="sacct: no answer")
+    assert (gone.state, gone.reason) == ("unknown", "left the queue; sacct: no answer")
+    assert decided(facts(run, *SUBMITTED)).state == "unknown"
+
+
+def test_a_state_that_nobody_knows_is_unknown(run):
+    strange = job(phase=Phase.UNKNOWN, raw_state="DREAMING")
+    assert decided(facts(run, *SUBMITTED), strange).reason == "Slurm says DREAMING"
+
+
+def test_a_person_s_scancel_is_final(run):
+    ended = job(phase=Phase.ENDED, cause=Cause.CANCELLED)
+    assert decided(facts(run, *SUBMITTED), ended).state == "cancelled"
+
+
+def test_a_chain_that_is_used_up_has_stopped(run):
+    ended = job(phase=Phase.ENDED, cause=Cause.NODE_FAIL, started="2026-07-20T02:14:05Z")
+    found = decided(facts(run, *SUBMITTED), ended)
+    assert (found.state, found.exit_code) == ("stopped", 3)
+    assert found.reason == "node failed; no attempt is left in the queue"
+
+
+def test_a_submission_that_was_cut_off_is_told_apart_from_one_under_way(run):
+    assert decided(facts(run, event("submit", age_s=5))).reason == "being submitted"
+    cut = decided(facts(run, event("submit")))
+    assert (cut.state, cut.reason) == (
+        "failed",
+        "the submission was cut off: nothing reached the queue",
+    )
+    assert decided(facts(run)).reason == "the submission was cut off: nothing was submitted"
+
+
+def test_an_answer_that_was_lost_changes_nothing_for_a_job_that_is_known_by_its_name(run):
+    assert decided(facts(run, event("submit")), job(phase=Phase.RUNNING)).state == "running"
+
+
+def test_points_find_their_tasks_in_split_and_unsplit_arrays(tmp_path):
+    sweep = Run(
+        dir=tmp_path,
+        id="a/b",
+        name="a",
+        created=iso(NOW),
+        scheduler="slurm",
+        params={},
+        points=4,
+        chains=2,
+    )
+    for number, offset in ((1, 0), (2, 2)):
+        folder = tmp_path / "chains" / f"{number:03d}"
+        folder.mkdir(parents=True)
+        write_json(folder / "chain.json", {"number": number, "offset": offset, "size": 2})
+    events = (
+        event("submit"),
+        event("submitted", job_id="7", chain=1),
+        event("submitted", job_id="9", chain=2),
+    )
+    points = [facts(point_run(sweep, index, {}), *events) for index in range(4)]
+    jobs = (
+        job(phase=Phase.RUNNING, array_id="7", task=1, job_id="7_1"),
+        job(phase=Phase.PENDING, array_id="9", task=None, job_id="9", pending_tasks=(0, 1)),
+    )
+    found = assign(points, Answer(queue=jobs))
+    assert found["a/b/000"] == []
+    assert [j.job_id for j in found["a/b/001"]] == ["7_1"]
+    assert [j.job_id for j in found["a/b/002"]] == ["9_0"]
+    assert [j.job_id for j in found["a/b/003"]] == ["9_1"]
+
+
+def test_the_queue_s_word_stands_before_accounting_s(run):
+    old = job(phase=Phase.ENDED, cause=Cause.NODE_FAIL)
+    told = Answer(queue=(job(phase=Phase.RUNNING),), history=(old,))
+    fact = facts(run, *SUBMITTED, attempts=[Attempt(number=1, dir=run.dir)])
+    assert [j.phase for j in assign([fact], told)["a/b"]] == [Phase.RUNNING]
