@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hpckit.files import read_json, write_atomic
 from hpckit.ledger import FINAL_STATES
 from hpckit.run import Run, open_run, run_folders
-from hpckit.view import row, sweep_row
+from hpckit.settings import cache_folder
 
 if TYPE_CHECKING:
     from hpckit.queue_cache import QueueCache
@@ -31,8 +31,6 @@ class Index:
     """The runs of one root."""
 
     def __init__(self, root: Path) -> None:
-        from hpckit.queue_cache import cache_folder
-
         self.root = root.absolute()
         key = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
         self.path = cache_folder() / f"index-{key}.json"
@@ -64,7 +62,11 @@ class Index:
 
     def _fresh(self, runs: list[Run], cache: CacheOf) -> Iterable[Row]:
         """The lines of runs that are not remembered; each scheduler is asked once."""
+        if not runs:
+            return
+        # Where all is remembered, none of this is needed.
         from hpckit.status import states_of
+        from hpckit.view import row, sweep_row
 
         kinds = {run.scheduler for run in runs}
         for kind in sorted(kinds):

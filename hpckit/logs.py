@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpckit.run import Attempt, Run
+from hpckit.run import Attempt, Run, chain_folder
 
 
 def rank_log(attempt: Attempt, rank: int) -> Path | None:
@@ -19,7 +19,7 @@ def rank_log(attempt: Attempt, rank: int) -> Path | None:
 def worker_log(run: Run, attempt: Attempt) -> Path:
     """What the worker itself, and Slurm, printed for an attempt."""
     about = attempt.about()
-    return run.home / "chains" / f"{about.get('chain', 1):03d}" / str(about.get("log"))
+    return chain_folder(run.home, about.get("chain", 1)) / str(about.get("log"))
 
 
 def failed_log(attempt: dict[str, Any]) -> Path | None:

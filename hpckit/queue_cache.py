@@ -17,18 +17,13 @@ from typing import TYPE_CHECKING, Any
 from hpckit.errors import SchedulerSilent
 from hpckit.files import read_json, write_json
 from hpckit.scheduler.base import Cause, JobStatus, Phase
+from hpckit.settings import cache_folder
 
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
 
 QUEUE_S = 30.0
 HISTORY_S = 300.0
-
-
-def cache_folder() -> Path:
-    """Where this user's caches live; losing them costs a question, nothing else."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "hpckit"
 
 
 class QueueCache:

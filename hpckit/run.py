@@ -159,6 +159,11 @@ def point_run(sweep: Run, index: int, params: dict[str, Any]) -> Run:
     )
 
 
+def chain_folder(home: Path, number: int) -> Path:
+    """Where the script, the pickle and the workers' logs of one array stand."""
+    return home / "chains" / f"{number:03d}"
+
+
 def point_name(index: int) -> str:
     return f"{index:03d}"
 

@@ -28,6 +28,12 @@ def setting(key: str, flag: str | None = None, spec: str | None = None) -> str |
     return None
 
 
+def cache_folder() -> Path:
+    """Where this user's caches live; losing them costs a question, nothing else."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "hpckit"
+
+
 def config_files() -> list[Path]:
     """The project's file, here or above, then the user's."""
     here = Path.cwd()

@@ -12,9 +12,8 @@ from hpckit.errors import SchedulerSilent
 from hpckit.files import read_json
 from hpckit.ledger import FINAL_STATES, Event, final, last
 from hpckit.outcome import EXIT_CODES, after_a_silent_end
-from hpckit.run import Attempt, Run
+from hpckit.run import Attempt, Run, chain_folder
 from hpckit.scheduler.base import JobStatus, Phase
-from hpckit.submission import chain_folder
 
 if TYPE_CHECKING:
     from hpckit.queue_cache import QueueCache

@@ -30,7 +30,7 @@ from hpckit.errors import (
 )
 from hpckit.files import told_apart, write_atomic, write_json
 from hpckit.limits import resolve_limits
-from hpckit.run import Run
+from hpckit.run import Run, chain_folder
 from hpckit.sweep import Point
 from hpckit.sweep import points as sweep_points
 
@@ -169,10 +169,6 @@ def _warnings(spec: JobSpec, max_array_size: int) -> Iterator[str]:
         yield f"checkpoint.before_end is longer than half the time limit: {lead_s(spec)} s is used"
     if spec.sweep is None and spec.limits.attempts >= max_array_size:
         yield f"limits.attempts: this Slurm allows {max_array_size - 1} links in a chain"
-
-
-def chain_folder(home: Path, number: int) -> Path:
-    return home / "chains" / f"{number:03d}"
 
 
 def reserve(root: Path, name: str) -> Path:

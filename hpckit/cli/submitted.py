@@ -9,7 +9,7 @@ from hpckit.clock import local_words
 from hpckit.errors import HpckitError
 from hpckit.files import read_json
 from hpckit.limits import unit_name
-from hpckit.run import Run
+from hpckit.run import Run, chain_folder
 from hpckit.submission import SubmissionPlan, lead_s
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _arrays(run: Run) -> list[tuple[str, int]]:
     found = []
     for event in run.ledger().events():
         if event.kind == "submitted":
-            chain = read_json(run.dir / "chains" / f"{event.data['chain']:03d}" / "chain.json")
+            chain = read_json(chain_folder(run.dir, event.data["chain"]) / "chain.json")
             found.append((str(event.data["job_id"]), int(chain["offset"])))
     return sorted(found, key=lambda pair: pair[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -41,31 +42,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
+    """A folder for a cluster, which is taken down at the end."""
     # pytest's own temporary folders are too long for Unix sockets.
     folder = Path(tempfile.mkdtemp(prefix="hpckit-", dir="/tmp"))
     try:
         yield folder
     finally:
-        DevCluster(folder).down()
+        if not why_not():
+            DevCluster(folder).down()
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[DevCluster]:
     """A cluster that is up, and that SLURM_CONF of this process names."""
-    for folder in short_folder():
+    with short_folder() as folder, pytest.MonkeyPatch.context() as patch:
         cluster = DevCluster(folder)
         cluster.up()
-        with pytest.MonkeyPatch.context() as patch:
-            # Slurm's variables of a job that pytest may run in would go into the jobs of the tests.
-            for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
-                patch.delenv(name)
-            patch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
-            yield cluster
+        # Slurm's variables of a job that pytest may run in would go into the jobs of the tests.
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+            patch.delenv(name)
+        patch.setenv("SLURM_CONF", cluster.env()["SLURM_CONF"])
+        yield cluster
 
 
 @pytest.fixture
 def other_folder() -> Iterator[Path]:
-    """A short folder for a second cluster, which is taken down at the end."""
-    yield from short_folder()
+    """A short folder for a second cluster."""
+    with short_folder() as folder:
+        yield folder
