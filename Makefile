@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
 
-.PHONY: demo test check lint format slurm bench clean
+.PHONY: demo test check lint format docs slurm bench clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
@@ -26,6 +26,10 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python docs/make_commands.py
+	$(BIN)/hpckit check --schema > hpckit/spec.schema.json
 
 bench: $(READY) slurm
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

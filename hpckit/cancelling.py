@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hpckit.errors import SchedulerSilent
-from hpckit.queue_cache import QueueCache
 from hpckit.run import Run
 from hpckit.scheduler import choose
 from hpckit.scheduler.base import Phase
-from hpckit.status import answer_for, assign, facts_of
+from hpckit.status.queue_cache import QueueCache
+from hpckit.status.state import answer_for, assign, facts_of
 
 
 def cancel_run(run: Run) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpckit import model, yamlio
+from hpckit import yamlio
 from hpckit.errors import Problem, SpecError
-from hpckit.model import setting
+from hpckit.model.fields import build, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ def read_config(file: Path) -> Config:
     node = yamlio.read(file)
     if yamlio.is_null(node):
         return Config()
-    config = model.build(Config, node, problems)
+    config = build(Config, node, problems)
     if config is None or problems:
         raise SpecError(problems)
     return config

@@ -7,19 +7,23 @@ import fcntl
 import os
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hpckit.daemons import MARK, Daemon, kill_where
 from hpckit.devlayout import CLUSTER, DAEMONS, NODES, Layout
-from hpckit.devmachine import find_program, require_folder, require_programs, require_root
+from hpckit.devmachine import (
+    require_folder,
+    require_loopback_name,
+    require_programs,
+    require_root,
+)
 from hpckit.devstatus import ClusterStatus, DaemonStatus, read_nodes, read_partitions
+from hpckit.devtools import Tools, accepts, last_lines
 from hpckit.errors import ClusterError
 
 READY_S = 30.0
-LAST_LINES = 12
 
 
 def default_folder() -> Path:
@@ -28,12 +32,6 @@ def default_folder() -> Path:
         return Path(chosen)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "hpckit" / "cluster"
-
-
-def last_lines(text: str) -> str:
-    """The end of a log, indented to stand under a message."""
-    lines = text.splitlines()[-LAST_LINES:]
-    return "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
 
 
 @contextlib.contextmanager
@@ -46,12 +44,6 @@ def in_sentences() -> Iterator[None]:
             f"{error.filename or 'the cluster'}: {error.strerror or error}",
             "another folder can be chosen with --folder",
         ) from error
-
-
-def accepts(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == 0
 
 
 def silent(line: str) -> None:
@@ -69,7 +61,7 @@ class DevCluster:
         self._layout = Layout(self.folder)
         self._lock = self.folder / "lock"
         self._say = say
-        self._refusal = ""
+        self._tools = Tools(self._layout.environment())
 
     def env(self) -> dict[str, str]:
         """What a shell needs in its environment to use this cluster."""
@@ -82,14 +74,14 @@ class DevCluster:
         """Which daemons run, and what the controller says about nodes and partitions."""
         with in_sentences():
             pids = {name: self._daemon(name).pid() for name in DAEMONS}
-        nodes = read_nodes(self._run) if self._can_ask() else ()
+        nodes = read_nodes(self._tools.run) if self._can_ask() else ()
         return ClusterStatus(
             folder=str(self.folder),
             slurm_conf=str(self._layout.slurm_conf),
             daemons=tuple(DaemonStatus(name=name, pid=pid) for name, pid in pids.items()),
             nodes=nodes,
             # A controller that said nothing about nodes would be silent on these for as long.
-            partitions=read_partitions(self._run) if nodes else (),
+            partitions=read_partitions(self._tools.run) if nodes else (),
         )
 
     def up(self) -> list[str]:
@@ -97,6 +89,7 @@ class DevCluster:
         require_root()
         require_programs()
         require_folder(self.folder)
+        require_loopback_name(socket.gethostname())
         with in_sentences():
             self.folder.mkdir(parents=True, exist_ok=True)
             # The database trusts whoever reaches its socket.
@@ -188,7 +181,7 @@ class DevCluster:
         new = self.folder / "db.new"
         for old in (new, self._layout.database):
             shutil.rmtree(old, ignore_errors=True)
-        made = self._run(
+        made = self._tools.run(
             "mariadb-install-db",
             f"--defaults-file={self.folder}/etc/mariadb.cnf",
             f"--datadir={new}",
@@ -203,9 +196,9 @@ class DevCluster:
         new.rename(self._layout.database)
 
     def _register_cluster(self) -> None:
-        known = self._run("sacctmgr", "--noheader", "--parsable2", "show", "cluster", CLUSTER)
+        known = self._tools.run("sacctmgr", "--noheader", "--parsable2", "show", "cluster", CLUSTER)
         if not known.stdout.strip():
-            added = self._run("sacctmgr", "--immediate", "--quiet", "add", "cluster", CLUSTER)
+            added = self._tools.run("sacctmgr", "--immediate", "--quiet", "add", "cluster", CLUSTER)
             if added.returncode != 0:
                 raise ClusterError(f"sacctmgr add cluster failed:\n{last_lines(added.stderr)}")
 
@@ -220,18 +213,20 @@ class DevCluster:
     def _await(self, daemon: Daemon, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_S
         while not done():
-            log = daemon.output.read_text(errors="replace")
-            where = f"the end of {daemon.output}"
+            refusal = ""
             if daemon.pid() is None:
                 what = "ended as soon as it was started"
-            elif "fatal:" in self._refusal:
+            elif "fatal:" in self._tools.refusal:
                 # A configuration that Slurm does not take: waiting would change nothing.
-                what, where, log = "cannot be asked", "a tool said", self._refusal
+                what, refusal = "cannot be asked", self._tools.refusal
             elif time.monotonic() > deadline:
                 what = f"does not answer after {READY_S:.0f} s"
             else:
                 time.sleep(0.05)
                 continue
+            # Read only now, when all is said.
+            log = refusal or daemon.output.read_text(errors="replace")
+            where = "a tool said" if refusal else f"the end of {daemon.output}"
             raise ClusterError(f"{daemon.name} {what}; {where}:\n{last_lines(log)}")
 
     def _answers(self, name: str) -> bool:
@@ -241,15 +236,15 @@ class DevCluster:
             case "mariadbd":
                 return accepts(self._layout.database_socket)
             case "slurmdbd":
-                return self._succeeds("sacctmgr", "--noheader", "show", "cluster")
+                return self._tools.succeed("sacctmgr", "--noheader", "show", "cluster")
             case "slurmctld":
-                return self._succeeds("scontrol", "ping")
+                return self._tools.succeed("scontrol", "ping")
         # Nodes take a moment to register; all of them are waited for at once, later.
         return self._daemon(name).pid() is not None
 
     def _await_nodes(self, names: Sequence[str]) -> None:
         def all_answer() -> bool:
-            answering = {node.name for node in read_nodes(self._run) if node.answers}
+            answering = {node.name for node in read_nodes(self._tools.run) if node.answers}
             return answering.issuperset(names)
 
         for name in names:
@@ -275,18 +270,20 @@ class DevCluster:
 
     def _end_jobs(self) -> None:
         """Let the controller see the jobs end, and write it into the accounting, while it can."""
-        jobs = sorted(set(self._run("squeue", "--noheader", "--format=%F").stdout.split()), key=int)
+        jobs = sorted(
+            set(self._tools.run("squeue", "--noheader", "--format=%F").stdout.split()), key=int
+        )
         if not jobs:
             return
         self._say(f"ending jobs: {', '.join(jobs)}")
-        self._run("scancel", *jobs)
+        self._tools.run("scancel", *jobs)
         if not self._queue_empties(within_s=1):
             kill_where(self._is_job)
             self._queue_empties(within_s=4)
 
     def _queue_empties(self, *, within_s: float) -> bool:
         deadline = time.monotonic() + within_s
-        while self._run("squeue", "--noheader").stdout.strip():
+        while self._tools.run("squeue", "--noheader").stdout.strip():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)
@@ -330,29 +327,3 @@ class DevCluster:
 
     def _daemon(self, name: str) -> Daemon:
         return self._layout.daemon(name)
-
-    def _succeeds(self, name: str, *arguments: str) -> bool:
-        """Whether a tool ends well; what it says otherwise is kept for the message."""
-        done = self._run(name, *arguments)
-        self._refusal = done.stderr if done.returncode != 0 else ""
-        return done.returncode == 0
-
-    def _run(
-        self, name: str, *arguments: str, limit_s: float = 10
-    ) -> subprocess.CompletedProcess[str]:
-        """Run one of Slurm's tools; one that does not answer in time has failed."""
-        command = [find_program(name) or name, *arguments]
-        try:
-            return subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                env=self._layout.environment(),
-                timeout=limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return subprocess.CompletedProcess(command, 124, "", f"no answer in {limit_s:.0f} s")
-        except FileNotFoundError:
-            return subprocess.CompletedProcess(command, 127, "", f"{name} is not installed")

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpckit.daemons import Daemon
-from hpckit.devmachine import (
-    find_program,
-    free_ports,
-    loopback_address,
-    make_devices,
-    program_path,
-)
+from hpckit.devmachine import LOOPBACK, find_program, free_ports, make_devices, program_path
 from hpckit.errors import ClusterError
 from hpckit.files import write_atomic
 
@@ -76,7 +70,7 @@ class Layout:
             "cluster": CLUSTER,
             "folder": str(self.folder),
             "host": host.partition(".")[0],
-            "address": loopback_address(host),
+            "address": LOOPBACK,
             **dict(zip(PORTS, free_ports(len(PORTS)), strict=True)),
         }
         self.slurm_conf.parent.mkdir(exist_ok=True)

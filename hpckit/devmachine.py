@@ -23,6 +23,7 @@ OWN_NAMES = {
     *("db", "db.broken", "db.new", "db.sock", "db.sock.lock", "dev", "etc", "lock", "log"),
     *("munge", "run", "spool", "state"),
 }
+LOOPBACK = "127.0.0.1"
 SOCKET_PATH_LIMIT = 107
 # The longest socket is slurmstepd's: <node>_<job>.<step>, the step with ten digits.
 LONGEST_SOCKET = "/spool/n1/n1_99999999.4294967295"
@@ -83,20 +84,23 @@ def require_folder(folder: Path) -> None:
         )
 
 
-def loopback_address(host: str) -> str:
-    """The loopback address that this machine's own name leads to: Slurm binds to no other."""
+def require_loopback_name(host: str) -> None:
+    """Refuse a machine whose name does not lead to 127.0.0.1, the only address Slurm could use.
+
+    Slurm binds to what the machine's name leads to, or to every address there is. Debian's
+    127.0.1.1 will not do: connections to it come from 127.0.0.1, where srun then is not found.
+    """
     try:
         found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
         address = str(found[0][4][0])
     except OSError:
         address = "nowhere"
-    if not address.startswith("127."):
+    if address != LOOPBACK:
         raise ClusterError(
-            f"this machine's name, {host}, leads to {address}, and the cluster listens on loopback"
-            " only",
-            f"let /etc/hosts say: 127.0.0.1 {host}",
+            f"this machine's name, {host}, leads to {address}, and the cluster listens on"
+            f" {LOOPBACK} only",
+            f"echo '{LOOPBACK} {host}' >> /etc/hosts",
         )
-    return address
 
 
 def free_ports(count: int) -> list[int]:

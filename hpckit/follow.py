@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from hpckit.logs import follow
 from hpckit.run import Run
-from hpckit.status import State, states_of
+from hpckit.status.state import State, states_of
 
 if TYPE_CHECKING:
-    from hpckit.queue_cache import QueueCache
+    from hpckit.status.queue_cache import QueueCache
 
 # The run directory is looked at often; whether the scheduler is asked, its cache decides.
 LOOK_S = 1.0
@@ -38,7 +38,7 @@ def follow_run(
         if time.monotonic() - looked >= LOOK_S:
             looked = time.monotonic()
             state = states_of([run], cache)[0][1]
-            words = f"{state.state}: {state.reason}" if state.reason else state.state
+            words = state.words
             if words != state_words and state.state != "running":
                 note(f"-- {words}")
             state_words = words

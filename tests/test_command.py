@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from hpckit.command import as_word, fill, values_of
+from hpckit.worker.command import as_word, fill, values_of
 
 HOSTILE = [
     "plain",

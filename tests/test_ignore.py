@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.ignore import ignored, inherited_rules, read_rules
+from hpckit.submission.ignore import ignored, inherited_rules, read_rules
 
 PATTERNS = [
     "*.pt",

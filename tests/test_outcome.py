@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hpckit.launch import RankExit
-from hpckit.outcome import after_a_silent_end, judge
 from hpckit.scheduler.base import Cause, JobStatus, Phase
+from hpckit.worker.launch import RankExit
+from hpckit.worker.outcome import after_a_silent_end, judge
 
 
 def rank(number, code, stage="program", when=0.0):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.rank_script import INSIDE, RANK, Layout, Places, render
 from hpckit.spec import spec_from_json
+from hpckit.worker.rank_script import INSIDE, RANK, Layout, Places, render
 
 CONDA_SH = r"""
 # What `conda activate` does, as far as a script sees it, as conda 24.1's conda.sh does it.

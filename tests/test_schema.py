@@ -17,7 +17,7 @@ import hpckit
 from hpckit import yamlio
 from hpckit.cli.check import schema_text
 from hpckit.errors import Problem, SpecError
-from hpckit.model import build, json_schema
+from hpckit.model.fields import build, json_schema
 from hpckit.spec import JobSpec, spec_from_json
 
 SCHEMA = json_schema(JobSpec)

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from hpckit import snapshot
 from hpckit.errors import UsageError
+from hpckit.submission import snapshot
 
 
 @pytest.fixture

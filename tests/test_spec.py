@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from hpckit import spec_sources
 from hpckit.errors import NotFound, SpecError, UsageError
 from hpckit.spec import (
     Change,
@@ -20,7 +19,8 @@ from hpckit.spec import (
     placeholders,
     spec_from_json,
 )
-from hpckit.sweep import points
+from hpckit.spec import sources as spec_sources
+from hpckit.spec.sweep import points
 
 DESIGN = r"""
 name: creative-agent

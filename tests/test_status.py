@@ -12,7 +12,7 @@ from hpckit.files import write_json
 from hpckit.ledger import Event
 from hpckit.run import Attempt, Run, point_run
 from hpckit.scheduler.base import Cause, Phase
-from hpckit.status import Answer, Facts, assign, decide
+from hpckit.status.state import Answer, Facts, assign, decide
 from tests.test_outcome import status
 
 NOW = time.time()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hpckit import submission
 from hpckit.errors import SchedulerSilent, SubmissionRefused, SubmissionUnclear, UsageError
-from hpckit.executor import ArrayExecutor
 from hpckit.run import open_run
 from hpckit.spec import spec_from_json
+from hpckit.submission import commit as committing
+from hpckit.submission.executor import ArrayExecutor
+from hpckit.submission.plan import lead_s, plan
 
 ROOT = Path("/scratch/runs")
 
@@ -25,7 +26,7 @@ def make_spec(**sections):
 
 
 def make_plan(root=ROOT, max_array_size=1001, **sections):
-    return submission.plan(
+    return plan(
         make_spec(**sections),
         run_id="agent/0720-p7d",
         root=root,
@@ -91,10 +92,10 @@ def test_the_default_limit_is_twice_what_was_asked_for():
 
 
 def test_the_signal_comes_before_half_the_time_has_passed():
-    assert submission.lead_s(make_spec(resources={"time": "1m"})) == 30
-    assert submission.lead_s(make_spec(resources={"time": "24h"})) == 60
+    assert lead_s(make_spec(resources={"time": "1m"})) == 30
+    assert lead_s(make_spec(resources={"time": "24h"})) == 60
     spec = make_spec(resources={"time": "24h"}, checkpoint={"before_end": "5m"})
-    assert submission.lead_s(spec) == 300
+    assert lead_s(spec) == 300
 
 
 def test_sections_that_nothing_acts_on_yet_are_said():
@@ -164,15 +165,15 @@ def source(tmp_path):
 
 
 def commit(tmp_path, source, scheduler, **sections):
-    folder = submission.reserve(tmp_path / "runs", "agent")
-    made = submission.plan(
+    folder = committing.reserve(tmp_path / "runs", "agent")
+    made = plan(
         make_spec(**sections),
         run_id=f"agent/{folder.name}",
         root=tmp_path / "runs",
         scheduler="slurm",
         max_array_size=3,
     )
-    return submission.commit(made, scheduler, source=source, spec_text="name: agent\n")
+    return committing.commit(made, scheduler, source=source, spec_text="name: agent\n")
 
 
 def test_everything_a_job_needs_is_there_before_sbatch_is_called(tmp_path, source):
@@ -199,7 +200,7 @@ def test_a_definite_no_leaves_nothing_behind(tmp_path, source):
 
 
 def test_a_lost_answer_keeps_the_run_and_tells_how_to_find_out(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(submission, "LOOK_AGAIN_S", (0, 0))
+    monkeypatch.setattr(committing, "LOOK_AGAIN_S", (0, 0))
     with pytest.raises(SubmissionUnclear, match="hpckit show agent/"):
         commit(tmp_path, source, Answering(SubmissionUnclear("sbatch gave no answer")))
     (folder,) = (tmp_path / "runs" / "agent").iterdir()

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from hpckit import sweep, yamlio
+from hpckit import yamlio
 from hpckit.errors import Problem
-from hpckit.model import build
-from hpckit.sweep import Sweep, points
+from hpckit.model.fields import build
+from hpckit.spec import sweep
+from hpckit.spec.sweep import Sweep, points
 
 
 def values(**parts: Any) -> list[dict[str, Any]]:

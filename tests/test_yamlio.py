@@ -14,7 +14,7 @@ import yaml
 
 from hpckit import yamlio
 from hpckit.errors import NotFound, SpecError, UsageError
-from hpckit.kinds import Anything
+from hpckit.model.kinds import Anything
 
 
 def value(text: str | bytes) -> Any:

@@ -48,7 +48,7 @@ def check(
 
 def schema_text() -> str:
     """The JSON Schema of a spec, as the file that comes with hpckit has it."""
-    from hpckit.model import json_schema
+    from hpckit.model.fields import json_schema
     from hpckit.spec import JobSpec
 
     return json.dumps(json_schema(JobSpec), indent=1, ensure_ascii=False) + "\n"
@@ -57,7 +57,7 @@ def schema_text() -> str:
 def summary(spec: JobSpec) -> str:
     """What a valid spec asks for, in a few words."""
     from hpckit import units
-    from hpckit.sweep import count
+    from hpckit.spec.sweep import count
 
     asked, runs = spec.resources, count(spec.sweep)
     words = [f"{runs} run{'s' if runs > 1 else ''}"]

@@ -34,7 +34,7 @@ def logs(
         raise UsageError(f"{run.id} is a sweep of {run.points} runs", f"name one: {run.id}/000")
     if follow:
         from hpckit.follow import follow_run
-        from hpckit.index import CacheOf
+        from hpckit.status.index import CacheOf
 
         sys.exit(follow_run(run, CacheOf()(run.scheduler), rank=rank, last_lines=lines))
     from hpckit.errors import NotFound

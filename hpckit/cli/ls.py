@@ -20,7 +20,7 @@ def ls(
 ) -> None:
     """List runs, the newest last; with NAME, those whose name begins so."""
     from hpckit import settings
-    from hpckit.index import CacheOf, Index
+    from hpckit.status.index import CacheOf, Index
 
     place = settings.root(root)
     rows = Index(place).rows(CacheOf())
@@ -49,7 +49,7 @@ def _print(rows: list[dict[str, object]], total: int, place: str) -> None:
     for row in rows:
         job = str(row["job_id"] or "-")
         when = local_words(str(row["started"] or row["created"]))
-        reason = str(row["reason"] or "")
+        reason = "" if row["reason"] == row["state"] else str(row["reason"] or "")
         if row.get("expected"):
             reason += f", expected {local_words(str(row['expected']))}"
         lines.append((str(row["run"]), str(row["state"]), job, str(row["attempts"]), when, reason))

@@ -47,8 +47,8 @@ def prune(
 
 
 def _rows(place: Path) -> list[dict[str, object]]:
-    from hpckit.index import CacheOf, Index
     from hpckit.pruning import size_mb
+    from hpckit.status.index import CacheOf, Index
 
     rows = Index(place).rows(CacheOf())
     return [{**row, "mb": size_mb(Path(row["dir"]))} for row in rows]

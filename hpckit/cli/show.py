@@ -27,16 +27,16 @@ def show(name: str | None, root: str | None, as_json: bool) -> None:
 
 
 def describe_run(run: Run) -> dict[str, Any]:
-    from hpckit.index import CacheOf
-    from hpckit.view import show as view
+    from hpckit.status.index import CacheOf
+    from hpckit.status.view import show as view
 
     return view(run, CacheOf()(run.scheduler))
 
 
 def describe_sweep(run: Run) -> dict[str, Any]:
-    from hpckit.index import CacheOf
-    from hpckit.status import states_of
-    from hpckit.view import row, sweep_row
+    from hpckit.status.index import CacheOf
+    from hpckit.status.state import states_of
+    from hpckit.status.view import row, sweep_row
 
     told = states_of(run.point_runs(), CacheOf()(run.scheduler))
     points = [row(facts, state) for facts, state in told]
@@ -130,7 +130,8 @@ def sweep_text(told: dict[str, Any]) -> str:
         values = [short(_value(point["params"], key)) for key in told["varied"]]
         number = point["run"].rpartition("/")[2]
         job = str(point["job_id"] or "-")
-        rows.append([number, *values, point["state"], job, str(point["reason"] or "")])
+        reason = "" if point["reason"] == point["state"] else str(point["reason"] or "")
+        rows.append([number, *values, point["state"], job, reason])
     columns = ["point", *told["varied"], "state", "job", "why"]
     body = table(columns, rows, right=(0,), state=len(columns) - 3)
     return f"{head}\nfolder  {told['dir']}\n\n{body}"

@@ -14,7 +14,7 @@ from hpckit.cli.paint import note
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
     from hpckit.spec import JobSpec
-    from hpckit.submission import SubmissionPlan
+    from hpckit.submission.plan import SubmissionPlan
 
 
 @click.command()
@@ -39,14 +39,16 @@ def submit(
     if dry_run:
         _print_dry_run(_dry_plan(spec, place, cluster), as_json)
         return
-    from hpckit import settings, submission
-    from hpckit.queue_cache import QueueCache
+    from hpckit import settings
+    from hpckit.status.queue_cache import QueueCache
+    from hpckit.submission.commit import commit, reserve
+    from hpckit.submission.plan import plan as make_plan
 
     scheduler = settings.scheduler(cluster)
     limit = scheduler.max_array_size()
-    folder = submission.reserve(place, spec.name)
+    folder = reserve(place, spec.name)
     try:
-        plan = submission.plan(
+        plan = make_plan(
             spec,
             run_id=f"{spec.name}/{folder.name}",
             root=place,
@@ -59,9 +61,7 @@ def submit(
     cache = QueueCache(scheduler)
     source = Path(spec_path).absolute()
     try:
-        run = submission.commit(
-            plan, scheduler, source=source.parent, spec_text=_text(source), progress=note
-        )
+        run = commit(plan, scheduler, source=source.parent, spec_text=_text(source), progress=note)
     finally:
         cache.forget()
     from hpckit.cli import submitted
@@ -95,14 +95,14 @@ def _text(path: Path) -> str:
 def _dry_plan(spec: JobSpec, place: Path, cluster: str | None) -> SubmissionPlan:
     import time
 
-    from hpckit import submission
+    from hpckit.submission.plan import plan as make_plan
 
     kind, limit = "slurm", 1001
     scheduler = _scheduler_if_any(cluster)
     if scheduler is not None:
         kind, limit = scheduler.kind, scheduler.max_array_size()
     run_id = f"{spec.name}/{time.strftime('%m%d')}-xxx"
-    return submission.plan(spec, run_id=run_id, root=place, scheduler=kind, max_array_size=limit)
+    return make_plan(spec, run_id=run_id, root=place, scheduler=kind, max_array_size=limit)
 
 
 def _scheduler_if_any(cluster: str | None) -> Scheduler | None:
@@ -150,7 +150,7 @@ def run(spec_path: str, overrides: tuple[str, ...], cluster: str | None, root: s
     Nothing is queued, and nothing is started again.
     """
     spec, place = load(spec_path, overrides, cluster, root)
-    from hpckit.foreground import run_here
+    from hpckit.worker.foreground import run_here
 
     source = Path(spec_path).absolute()
     sys.exit(run_here(spec, root=place, source=source.parent, spec_text=_text(source)))

@@ -10,11 +10,11 @@ from hpckit.errors import HpckitError
 from hpckit.files import read_json
 from hpckit.limits import unit_name
 from hpckit.run import Run, chain_folder
-from hpckit.submission import SubmissionPlan, lead_s
+from hpckit.submission.plan import SubmissionPlan, lead_s
 
 if TYPE_CHECKING:
-    from hpckit.queue_cache import QueueCache
     from hpckit.spec import JobSpec
+    from hpckit.status.queue_cache import QueueCache
 
 LISTED = 20
 
@@ -63,8 +63,8 @@ def tell(plan: SubmissionPlan, run: Run, cache: QueueCache) -> None:
         print(f"  {paint('warning', 'warning')} {warning}")
     if plan.points:
         _points(plan)
-    note("")
-    note(f"next\n  hpckit watch {run.id}\n  hpckit logs -f {run.id}")
+    first = f"{run.id}/000" if run.is_sweep else run.id
+    note(f"\nnext\n  hpckit watch {run.id}\n  hpckit logs -f {first}")
 
 
 def _asks(plan: SubmissionPlan) -> str:
@@ -113,7 +113,8 @@ def _limits(spec: JobSpec) -> str:
     total = f", {format_duration(limits.total)} after submission" if limits.total else ""
     a_point = " a point" if spec.sweep is not None else ""
     hours = f"{limits.gpu_hours:g} {unit_name(spec)}{a_point}"
-    return f"at most {hours}, {limits.attempts} attempts{total}"
+    attempts = "" if spec.sweep is not None else f", {limits.attempts} attempts"
+    return f"at most {hours}{attempts}{total}"
 
 
 def _ends(plan: SubmissionPlan) -> str:

@@ -30,12 +30,17 @@ def watch(name: str | None, root: str | None) -> None:
         told = _told(run)
         if picture is not None:
             picture.draw(_text(run, told))
-        elif (line := f"{told['run']}: {told['state']}: {told['reason']}".rstrip(": ")) != said:
+        elif (line := _line(told)) != said:
             print(line, flush=True)
             said = line
         if told["state"] in ("done", "stopped", "failed", "cancelled"):
             sys.exit(_exit_code(told["state"]))
         time.sleep(EVERY_S)
+
+
+def _line(told: dict[str, Any]) -> str:
+    reason = "" if told["reason"] in ("", told["state"]) else f": {told['reason']}"
+    return f"{told['run']}: {told['state']}{reason}"
 
 
 def _told(run: Run) -> dict[str, Any]:
@@ -45,7 +50,7 @@ def _told(run: Run) -> dict[str, Any]:
 
 
 def _exit_code(state: str) -> int:
-    from hpckit.outcome import EXIT_CODES
+    from hpckit.worker.outcome import EXIT_CODES
 
     return EXIT_CODES[state]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hpckit import status
-from hpckit.index import CacheOf
 from hpckit.run import open_run, run_folders
 from hpckit.scheduler.base import Phase
 from hpckit.scheduler.slurm import Slurm
-from hpckit.status import states_of
+from hpckit.status.index import CacheOf
+from hpckit.status.state import state as status
+from hpckit.status.state import states_of
 
 KILLER = Path(__file__).with_name("killed_submit.py")
 

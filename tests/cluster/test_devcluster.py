@@ -17,7 +17,7 @@ import pytest
 from hpckit.daemons import environment_of, every_pid, start_ticks
 from hpckit.devcluster import DevCluster, default_folder
 from hpckit.devlayout import DAEMONS
-from hpckit.devmachine import LONGEST_SOCKET, loopback_address, require_programs
+from hpckit.devmachine import LONGEST_SOCKET, require_loopback_name, require_programs
 from hpckit.devstatus import NodeStatus, PartitionStatus, parse_nodes, parse_partitions
 from hpckit.errors import ClusterError
 
@@ -322,10 +322,11 @@ def test_a_folder_that_cannot_hold_a_cluster_is_refused(folder: str, message: st
     assert folder in ("/", __file__) or not Path(folder).exists()
 
 
-def test_a_machine_whose_name_leads_outside_is_refused() -> None:
-    assert loopback_address("localhost").startswith("127.")
-    with pytest.raises(ClusterError, match=r"leads to 192.0.2.1, .*\n.*etc/hosts say: 127.0.0.1"):
-        loopback_address("192.0.2.1")
+@pytest.mark.parametrize("address", ["192.0.2.1", "127.0.1.1"])
+def test_a_machine_whose_name_leads_elsewhere_than_to_loopback_is_refused(address: str) -> None:
+    require_loopback_name("localhost")
+    with pytest.raises(ClusterError, match=rf"leads to {address}, .*\n +echo .* >> /etc/hosts"):
+        require_loopback_name(address)
 
 
 def test_env_without_a_cluster_says_how_to_get_one(tmp_path: Path) -> None:

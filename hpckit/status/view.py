@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
 from hpckit.run import Attempt, Run
-from hpckit.status import Facts, State, states_of
+from hpckit.status.state import Facts, State, states_of
 
 if TYPE_CHECKING:
-    from hpckit.queue_cache import QueueCache
+    from hpckit.status.queue_cache import QueueCache
 
 
 def show(run: Run, cache: QueueCache | None) -> dict[str, Any]:

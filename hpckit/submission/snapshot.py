@@ -11,7 +11,7 @@ from typing import Any
 
 from hpckit.errors import UsageError
 from hpckit.files import read_json, write_json
-from hpckit.ignore import Rule, ignored, inherited_rules, read_rules
+from hpckit.submission.ignore import Rule, ignored, inherited_rules, read_rules
 
 LARGE_MB = 20
 TOTAL_MB = 500

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from hpckit import yamlio
 from hpckit.errors import Problem
-from hpckit.kinds import (
+from hpckit.model.kinds import (
     BAD,
     Anything,
     Choice,

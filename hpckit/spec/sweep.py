@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from hpckit import yamlio
 from hpckit.errors import Problem
-from hpckit.kinds import Anything, Kind, ListOf, MapOf, Schema, Text, Whole, complain, short
-from hpckit.model import setting
+from hpckit.model.fields import setting
+from hpckit.model.kinds import Anything, Kind, ListOf, MapOf, Schema, Text, Whole, complain, short
 
 POINTS_LIMIT = 100_000
 PATH_PATTERN = r"[^.\x00]+(?:\.[^.\x00]+){0,31}"

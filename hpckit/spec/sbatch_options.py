@@ -7,7 +7,7 @@ from typing import Any
 
 from hpckit import yamlio
 from hpckit.errors import Problem
-from hpckit.kinds import BAD, Kind, Schema, Text, anchored, complain, described
+from hpckit.model.kinds import BAD, Kind, Schema, Text, anchored, complain, described
 
 NAME_PATTERN = "[a-z][a-z0-9_-]{0,63}"
 _CHAIN = "hpckit chains the attempts of a run itself"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpckit import sweep as sweeps
 from hpckit import units, yamlio
 from hpckit.errors import Problem
-from hpckit.kinds import complain, did_you_mean, short
-from hpckit.spec_parts import INFRASTRUCTURE, Change, Program, Remedy, Resources
+from hpckit.model.kinds import complain, did_you_mean, short
+from hpckit.spec import sweep as sweeps
+from hpckit.spec.parts import INFRASTRUCTURE, Change, Program, Remedy, Resources
 
 # The names that hpckit fills in; all other braces belong to the shell.
 PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
@@ -73,9 +73,11 @@ def _program(draft: Draft) -> None:
     if program.command is None or draft.given("program", "processes"):
         return
     if resources.nodes * max(resources.gpus, 1) > 1:
+        of = f"{resources.nodes} nodes" if resources.nodes > 1 else "1 node"
+        of += f" x {resources.gpus} GPUs" if resources.gpus else ""
         draft.complain(
-            f"must say how many processes it starts as on {resources.nodes} x {resources.gpus} "
-            "GPUs: program: {command: ..., processes: per_gpu}, or per_node, or one",
+            f"must say how many processes it starts as on {of}: "
+            "program: {command: ..., processes: per_gpu}, or per_node, or one",
             "program",
         )
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from hpckit import yamlio
 from hpckit.errors import Problem
-from hpckit.kinds import (
+from hpckit.model.fields import Section, setting
+from hpckit.model.kinds import (
     Anything,
     Choice,
     Duration,
@@ -27,7 +28,6 @@ from hpckit.kinds import (
     complain,
     described,
 )
-from hpckit.model import Section, setting
 
 NUMERIC = ("non_finite", "bad_batch", "explosion", "drift", "clip_saturation", "loss_lost")
 RULES = ("clip_saturation", "learning_rate_stuck")

@@ -11,13 +11,13 @@ from hpckit.clock import seconds_of
 from hpckit.errors import SchedulerSilent
 from hpckit.files import read_json
 from hpckit.ledger import FINAL_STATES, Event, final, last
-from hpckit.outcome import EXIT_CODES, after_a_silent_end
 from hpckit.run import Attempt, Run, chain_folder
 from hpckit.scheduler.base import JobStatus, Phase
+from hpckit.worker.outcome import EXIT_CODES, after_a_silent_end
 
 if TYPE_CHECKING:
-    from hpckit.queue_cache import QueueCache
     from hpckit.scheduler.base import Scheduler
+    from hpckit.status.queue_cache import QueueCache
 
 # A submission that is older than this and that nobody has heard of was cut off.
 CUT_OFF_S = 60.0
@@ -31,6 +31,11 @@ class State:
     reason: str = ""
     next: dict[str, Any] | None = None
     ends_by: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The state and why, said once."""
+        return f"{self.state}: {self.reason}" if self.reason not in ("", self.state) else self.state
 
     @property
     def is_final(self) -> bool:

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpckit import launch as launching
-from hpckit import submission
 from hpckit.clock import now_iso
 from hpckit.errors import UsageError
-from hpckit.outcome import Outcome
 from hpckit.run import Run
-from hpckit.worker import Signals, Watch, end_attempt
+from hpckit.submission.commit import prepare, reserve
+from hpckit.submission.plan import plan as make_plan
+from hpckit.worker import launch as launching
+from hpckit.worker.outcome import Outcome
+from hpckit.worker.watch import Signals, Watch, end_attempt
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -29,17 +30,18 @@ def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
 
     if spec.sweep is not None:
         raise UsageError("a sweep cannot run in the foreground", "hpckit submit runs its points")
-    folder = submission.reserve(root, spec.name)
-    plan = submission.plan(
-        spec, run_id=f"{spec.name}/{folder.name}", root=root, scheduler="foreground"
-    )
+    folder = reserve(root, spec.name)
+    plan = make_plan(spec, run_id=f"{spec.name}/{folder.name}", root=root, scheduler="foreground")
     plan = dataclasses.replace(plan, chains=())
-    run = submission.prepare(plan, source=source, spec_text=spec_text)
+    run = prepare(plan, source=source, spec_text=spec_text)
     for warning in plan.warnings:
         note(f"warning: {warning}")
     note(f"-- {run.id} in {run.dir}")
     outcome = _attempt(run, plan.spec)
-    note(f"-- {outcome.state}: {outcome.reason}; {run.dir}")
+    words = (
+        outcome.reason if outcome.reason == outcome.state else f"{outcome.state}: {outcome.reason}"
+    )
+    note(f"-- {words}; {run.dir}")
     return outcome.exit_code
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hpckit.rank_script import RANK, Layout
+from hpckit.worker.rank_script import RANK, Layout
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -206,7 +206,7 @@ def in_foreground(layout: Layout, logs: Path) -> Launch:
     environ = rank_environment(0, layout)
     if sys.stdin.isatty() and sys.stdout.isatty():
         # A terminal's modules are of no use to a batch job.
-        from hpckit.terminal import TerminalProcess
+        from hpckit.worker.terminal import TerminalProcess
 
         return TerminalProcess(command, environ, logs / "rank-0.log")
     return Piped(command, environ, logs / "rank-0.log")

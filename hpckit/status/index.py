@@ -21,7 +21,7 @@ from hpckit.run import Run, open_run, run_folders
 from hpckit.settings import cache_folder
 
 if TYPE_CHECKING:
-    from hpckit.queue_cache import QueueCache
+    from hpckit.status.queue_cache import QueueCache
 
 VERSION = 1
 Row = dict[str, Any]
@@ -65,8 +65,8 @@ class Index:
         if not runs:
             return
         # Where all is remembered, none of this is needed.
-        from hpckit.status import states_of
-        from hpckit.view import row, sweep_row
+        from hpckit.status.state import states_of
+        from hpckit.status.view import row, sweep_row
 
         kinds = {run.scheduler for run in runs}
         for kind in sorted(kinds):
@@ -103,8 +103,8 @@ class CacheOf:
 
     def __call__(self, kind: str) -> QueueCache | None:
         from hpckit.errors import HpckitError
-        from hpckit.queue_cache import QueueCache
         from hpckit.scheduler import choose
+        from hpckit.status.queue_cache import QueueCache
 
         try:
             return QueueCache(choose(kind))

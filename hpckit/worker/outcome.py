@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpckit.scheduler.base import Cause, JobStatus
 
 if TYPE_CHECKING:
-    from hpckit.launch import RankExit
+    from hpckit.worker.launch import RankExit
 
 # What a link exits with when the next one shall go on.
 GO_ON = 75

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpckit.command import fill, values_of
+from hpckit.worker.command import fill, values_of
 
 if TYPE_CHECKING:
     from hpckit.spec import Environment, JobSpec

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from hpckit import model, spec_rules, spec_sources, yamlio
+from hpckit import yamlio
 from hpckit.errors import Problem, SpecError
-from hpckit.kinds import BAD, Choice, Either, Kind, ListOf, MapOf, Schema, Text, complain
-from hpckit.model import Section, setting
-from hpckit.slurm_options import SlurmOptions
-from hpckit.spec_parts import (
+from hpckit.model import fields as model
+from hpckit.model.fields import Section, setting
+from hpckit.model.kinds import BAD, Choice, Either, Kind, ListOf, MapOf, Schema, Text, complain
+from hpckit.spec import rules as spec_rules
+from hpckit.spec import sources as spec_sources
+from hpckit.spec.parts import (
     KINDS,
     Change,
     Checkpoint,
@@ -34,8 +36,9 @@ from hpckit.spec_parts import (
     Remedy,
     Resources,
 )
-from hpckit.spec_rules import placeholders
-from hpckit.sweep import Sweep
+from hpckit.spec.rules import placeholders
+from hpckit.spec.sbatch_options import SlurmOptions
+from hpckit.spec.sweep import Sweep
 
 __all__ = [
     "Change",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpckit import yamlio
 from hpckit.errors import HpckitError, Problem
-from hpckit.kinds import complain, did_you_mean, in_full
+from hpckit.model.kinds import complain, did_you_mean, in_full
 
 DEPTH_LIMIT = 8
 FILES_LIMIT = 64

@@ -1,0 +1,41 @@
+"""JobSpec: what a person writes, and everything that can be wrong with it."""
+
+from hpckit.spec.job import JobSpec, load_limits, load_spec, placeholders, spec_from_json
+from hpckit.spec.parts import (
+    Change,
+    Checkpoint,
+    Container,
+    Environment,
+    Hooks,
+    Limits,
+    Log,
+    Monitor,
+    Notify,
+    Optimizer,
+    Program,
+    Remedy,
+    Resources,
+)
+from hpckit.spec.sweep import Sweep
+
+__all__ = [
+    "Change",
+    "Checkpoint",
+    "Container",
+    "Environment",
+    "Hooks",
+    "JobSpec",
+    "Limits",
+    "Log",
+    "Monitor",
+    "Notify",
+    "Optimizer",
+    "Program",
+    "Remedy",
+    "Resources",
+    "Sweep",
+    "load_limits",
+    "load_spec",
+    "placeholders",
+    "spec_from_json",
+]

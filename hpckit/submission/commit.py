@@ -1,0 +1,181 @@
+"""Carry out a plan: write the run, then hand it to the scheduler.
+
+The order is what makes it safe to be killed at any step. Everything a job needs is on disk before
+sbatch is called; the run's identity is written last but one, the intent last. Nothing that is
+written after sbatch returned is needed to understand or to run the job: the job's name in the
+queue is the run's id, and the job id in the ledger only saves a question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpckit import run as runs
+from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused, SubmissionUnclear
+from hpckit.files import told_apart, write_atomic, write_json
+from hpckit.run import Run, chain_folder
+from hpckit.submission import snapshot
+from hpckit.submission.plan import Chain, SubmissionPlan
+
+if TYPE_CHECKING:
+    from hpckit.scheduler.base import Scheduler
+
+LOOK_AGAIN_S = (1, 2, 4)
+Progress = Callable[[str], None]
+
+
+def reserve(root: Path, name: str) -> Path:
+    """A run folder of our own; from here on a name is taken."""
+    with told_apart(root):
+        return runs.new_run_folder(root, name)
+
+
+def commit(
+    plan: SubmissionPlan,
+    scheduler: Scheduler,
+    *,
+    source: Path,
+    spec_text: str,
+    progress: Progress = lambda _: None,
+) -> Run:
+    """Write the run, then hand it to the scheduler."""
+    run = prepare(plan, source=source, spec_text=spec_text, progress=progress)
+    ledger = run.ledger()
+    with _all_or_nothing(plan):
+        ledger.write("submit", chains=[chain.number for chain in plan.chains], job_name=run.id)
+    progress("handing it to the scheduler")
+    previous = None
+    for chain in plan.chains:
+        previous = _hand_over(plan, run, ledger, scheduler, chain, previous, progress)
+    return run
+
+
+def prepare(
+    plan: SubmissionPlan, *, source: Path, spec_text: str, progress: Progress = lambda _: None
+) -> Run:
+    """Everything of a run directory but the intent; nothing has been asked of a scheduler yet."""
+    with _all_or_nothing(plan):
+        progress("copying the job's folder")
+        snapshot.copy(snapshot.look(source, exclude=plan.dir.parent.parent), plan.dir / "code")
+        write_atomic(plan.dir / "spec.yaml", spec_text)
+        write_json(plan.dir / "spec.json", plan.spec.to_json())
+        for chain in plan.chains:
+            _write_chain(plan, chain)
+        if plan.is_sweep:
+            _write_points(plan)
+        write_json(plan.dir / runs.IDENTITY, _identity(plan))
+    run = runs.open_run(plan.dir)
+    assert run is not None
+    return run
+
+
+@contextlib.contextmanager
+def _all_or_nothing(plan: SubmissionPlan) -> Iterator[None]:
+    """What is half written is no run, and must not look like one: nothing is submitted yet."""
+    try:
+        with told_apart(plan.dir):
+            yield
+    except BaseException:
+        shutil.rmtree(plan.dir, ignore_errors=True)
+        raise
+
+
+def _write_chain(plan: SubmissionPlan, chain: Chain) -> None:
+    """All that the tasks of an array read before they know their run."""
+    # submitit costs 84 ms: a foreground run has no chain, and does not pay.
+    from hpckit.submission.executor import SCRIPT, ArrayExecutor
+    from hpckit.worker.link import run_links
+
+    folder = chain_folder(plan.dir, chain.number)
+    folder.mkdir(parents=True)
+    about = {"home": str(plan.dir), "number": chain.number, "offset": chain.offset}
+    write_json(folder / "chain.json", {**about, "size": chain.size})
+    write_atomic(folder / SCRIPT, plan.script(chain))
+    ArrayExecutor(folder, stops_chain=not plan.is_sweep).write_pickle(run_links, str(folder))
+
+
+def _identity(plan: SubmissionPlan) -> dict[str, Any]:
+    more: dict[str, Any] = {"chains": len(plan.chains), "python": sys.executable}
+    if plan.is_sweep:
+        varied = list(plan.points[0].values)
+        more |= {"points": len(plan.points), "varied": varied}
+    return runs.identity(
+        run_id=plan.run_id,
+        name=plan.spec.name,
+        scheduler=plan.scheduler,
+        params=dict(plan.spec.params),
+        **more,
+    )
+
+
+def _write_points(plan: SubmissionPlan) -> None:
+    """The points' folders, empty: all they have to say stands in one durable file."""
+    listed = [{"index": p.index, "values": p.values, "params": p.params} for p in plan.points]
+    write_atomic(plan.dir / "sweep.json", json.dumps({"points": listed}, ensure_ascii=False))
+    for point in plan.points:
+        (plan.dir / runs.point_name(point.index)).mkdir()
+
+
+def _hand_over(
+    plan: SubmissionPlan,
+    run: Run,
+    ledger: Any,
+    scheduler: Scheduler,
+    chain: Chain,
+    previous: str | None,
+    progress: Progress,
+) -> str:
+    """Give one chain to the scheduler and write down what it answered."""
+    from hpckit.submission.executor import SCRIPT
+
+    script = chain_folder(plan.dir, chain.number) / SCRIPT
+    if previous is not None and plan.spec.sweep is not None and plan.spec.sweep.at_most:
+        # The throttle is an array's own: a second array waits, or both would run at most so many.
+        header = {**chain.header, "dependency": f"afterany:{previous}"}
+        write_atomic(script, plan.script(dataclasses.replace(chain, header=header)))
+    try:
+        job_id = scheduler.submit(script)
+    except KeyboardInterrupt:
+        progress(f"interrupted: {run.id} may be submitted or not: hpckit show {run.id}")
+        raise
+    except (SubmissionRefused, SchedulerSilent) as error:
+        _take_back(plan, ledger, chain, error)
+        raise
+    except SubmissionUnclear as error:
+        job_id = _look_for(scheduler, run.id, error, known=previous)
+    ledger.write("submitted", chain=chain.number, job_id=job_id)
+    return job_id
+
+
+def _take_back(plan: SubmissionPlan, ledger: Any, chain: Chain, error: HpckitError) -> None:
+    """A definite no: leave nothing behind, or, with half a sweep in the queue, say which half."""
+    if chain.number == 1:
+        shutil.rmtree(plan.dir, ignore_errors=True)
+    else:
+        ledger.write("refused", chain=chain.number, reason=error.message)
+
+
+def _look_for(
+    scheduler: Scheduler, name: str, error: SubmissionUnclear, *, known: str | None
+) -> str:
+    """The answer was lost: the job, if there is one, is known by its name."""
+    for pause_s in LOOK_AGAIN_S:
+        time.sleep(pause_s)
+        try:
+            found = {job.array_id for job in scheduler.queue() if job.name == name} - {known}
+        except SchedulerSilent:
+            continue
+        if found:
+            return min(found, key=int)
+    raise SubmissionUnclear(
+        f"{name}: {error.message}",
+        f"it may be in the queue or not, and runs once at most: hpckit show {name}",
+    ) from error

@@ -1,0 +1,149 @@
+"""What a submission will be, decided before anything is written: pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpckit.errors import UsageError
+from hpckit.limits import resolve_limits
+from hpckit.run import chain_folder
+from hpckit.spec.sweep import Point
+from hpckit.spec.sweep import points as sweep_points
+
+if TYPE_CHECKING:
+    from hpckit.spec import JobSpec
+
+LEAD_S = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chain:
+    """One Slurm array: the links of a run, or some points of a sweep."""
+
+    number: int
+    offset: int
+    size: int
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubmissionPlan:
+    """Everything about a submission but the act."""
+
+    spec: JobSpec
+    run_id: str
+    dir: Path
+    scheduler: str
+    points: tuple[Point, ...]
+    chains: tuple[Chain, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def is_sweep(self) -> bool:
+        return self.spec.sweep is not None
+
+    def script(self, chain: Chain) -> str:
+        """The exact text that sbatch gets for a chain."""
+        # submitit costs 84 ms: only those who submit, or look at a submission, pay.
+        from hpckit.submission.executor import ArrayExecutor
+
+        folder = chain_folder(self.dir, chain.number)
+        return ArrayExecutor(folder, stops_chain=not self.is_sweep).script(chain.header)
+
+
+def plan(
+    spec: JobSpec, *, run_id: str, root: Path, scheduler: str, max_array_size: int = 1001
+) -> SubmissionPlan:
+    """Decide what a submission will be; pure, but for the site's ceilings inside the limits."""
+    refuse_path(root)
+    spec = dataclasses.replace(spec, limits=resolve_limits(spec))
+    points = tuple(sweep_points(spec.sweep, spec.params)) if spec.sweep is not None else ()
+    header = _header(spec, run_id)
+    if spec.sweep is not None:
+        chains = tuple(_sweep_chains(spec, header, len(points), max_array_size))
+    else:
+        links = min(spec.limits.attempts, max_array_size - 1)
+        array = {"array": f"1-{links}%1"}
+        chains = (Chain(number=1, offset=0, size=links, header={**header, **array}),)
+    return SubmissionPlan(
+        spec=spec,
+        run_id=run_id,
+        dir=root / run_id,
+        scheduler=scheduler,
+        points=points,
+        chains=chains,
+        warnings=tuple(_warnings(spec, max_array_size)),
+    )
+
+
+def refuse_path(root: Path) -> None:
+    """Paths that cannot be written into a script without changing its meaning."""
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in str(root)):
+        raise UsageError(f"the run root {str(root)!r} holds a control character", "choose another")
+    if "%" in str(root):
+        raise UsageError(
+            f"the run root {root} holds a %, which submitit fills in", "choose another"
+        )
+
+
+def _sweep_chains(
+    spec: JobSpec, header: dict[str, Any], count: int, max_array_size: int
+) -> Iterator[Chain]:
+    assert spec.sweep is not None
+    for number, offset in enumerate(range(0, count, max_array_size), start=1):
+        size = min(max_array_size, count - offset)
+        throttle = f"%{min(spec.sweep.at_most, size)}" if spec.sweep.at_most else ""
+        array = {"array": f"0-{size - 1}{throttle}"}
+        yield Chain(number=number, offset=offset, size=size, header={**header, **array})
+
+
+def _header(spec: JobSpec, run_id: str) -> dict[str, Any]:
+    """The options of sbatch, by name."""
+    asked = spec.resources
+    header: dict[str, Any] = {
+        "job_name": run_id,
+        "nodes": asked.nodes,
+        "ntasks_per_node": 1,
+        "time": slurm_time(asked.time),
+        "signal": f"B:USR2@{lead_s(spec)}",
+        "no_requeue": True,
+        "partition": asked.partition,
+        "account": asked.account,
+        "gpus_per_node": asked.gpus_per_node or None,
+        "cpus_per_task": asked.cpus_per_node,
+        "mem": f"{asked.memory}M" if asked.memory else None,
+    }
+    if asked.cpus_per_gpu:
+        header["cpus_per_task"] = asked.cpus_per_gpu * max(asked.gpus, 1)
+    header |= {key.replace("-", "_"): value for key, value in spec.slurm.items()}
+    return {key: value for key, value in header.items() if value not in (None, False)}
+
+
+def lead_s(spec: JobSpec) -> int:
+    """How long before the time limit the program is told to save and end."""
+    wanted = spec.checkpoint.before_end if spec.checkpoint.before_end is not None else LEAD_S
+    return min(int(wanted), int(spec.resources.time) // 2)
+
+
+def slurm_time(seconds: int) -> str:
+    """A duration as Slurm reads it without doubt."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days}-{hours:02d}:{minutes:02d}:{rest:02d}"
+
+
+def _warnings(spec: JobSpec, max_array_size: int) -> Iterator[str]:
+    waiting = spec.not_yet_in_force()
+    if waiting:
+        yield f"{', '.join(waiting)}: checked, but this version does not act on it yet"
+    wanted = spec.checkpoint.before_end
+    if wanted is not None and wanted > lead_s(spec):
+        yield f"checkpoint.before_end is longer than half the time limit: {lead_s(spec)} s is used"
+    if spec.sweep is None and spec.limits.attempts >= max_array_size:
+        yield f"limits.attempts: this Slurm allows {max_array_size - 1} links in a chain"

@@ -1,0 +1,64 @@
+"""The docs say what the program does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from hpckit.cli import COMMANDS
+from hpckit.spec import load_spec
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def test_every_command_is_documented_with_its_help():
+    where = REPOSITORY / "docs" / "make_commands.py"
+    spec = importlib.util.spec_from_file_location("make_commands", where)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (REPOSITORY / "docs" / "commands.md").read_text()
+    assert written == module.text(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/runs.md", "docs/spec.md", "docs/cluster.md"])
+def test_every_command_in_the_docs_exists(page):
+    text = (REPOSITORY / page).read_text()
+    named = set(re.findall(r"hpckit ([a-z]+)(?= |`|\n)", text))
+    words = {"is", "inside", "turns", "to", "can", "in", "submits", "and"}
+    assert named - words <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/spec.md", "docs/cluster.md"]
+)
+def test_every_link_in_the_docs_leads_somewhere(page):
+    path = REPOSITORY / page
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_spec_in_the_docs_is_valid(tmp_path):
+    text = (REPOSITORY / "docs" / "spec.md").read_text()
+    example = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]
+    (tmp_path / "lab.yaml").write_text("resources: {partition: other}\n")
+    (tmp_path / "job.yaml").write_text(example.replace("  conda: audio ", "  # conda: audio "))
+    environ = {"USER": "ana"}
+    spec = load_spec(tmp_path / "job.yaml", environ=environ)
+    assert (spec.resources.partition, spec.resources.gpus) == ("gpu", 4)
+
+
+def test_the_example_profile_is_valid(tmp_path):
+    (tmp_path / "job.yaml").write_text("name: a\nprogram: b\n")
+    profile = REPOSITORY / "slurm" / "profiles" / "example.yaml"
+    spec = load_spec(tmp_path / "job.yaml", includes=[str(profile)], environ={"USER": "ana"})
+    assert spec.scratch == "/scratch/ana/runs"
+
+
+def test_the_changelog_names_this_version_or_what_is_to_come():
+    assert "## [Unreleased]" in (REPOSITORY / "CHANGELOG.md").read_text()
