@@ -31,7 +31,7 @@ setup(
         "click>=8.1",
     ],
     extras_require={
-        "test": ["pytest", "jsonschema", "pexpect"],
+        "test": ["pytest", "jsonschema", "pexpect", "setuptools>=70.1"],
         "dev": ["ruff", "mypy", "types-PyYAML", "types-jsonschema", "types-setuptools"],
     },
     entry_points={"console_scripts": ["hpckit = hpckit.cli:main"]},

@@ -151,7 +151,8 @@ class DevCluster:
         try:
             self._launch(name)
         except ClusterError:
-            if not (old_database and name in ("mariadbd", "slurmdbd")):
+            is_refused = "fatal:" in self._tools.refusal
+            if is_refused or not (old_database and name in ("mariadbd", "slurmdbd")):
                 raise
             self._start_on_new_database(name)
         if name == "slurmdbd":
@@ -207,6 +208,7 @@ class DevCluster:
         self._say(f"starting {name}")
         daemon = self._daemon(name)
         daemon.stop()
+        self._tools.refusal = ""
         daemon.launch()
         self._await(daemon, lambda: self._answers(name))
 

@@ -14,6 +14,7 @@ from hpckit.errors import ClusterError
 from hpckit.files import write_atomic
 
 TEMPLATES = Path(__file__).parent / "slurm_files" / "dev"
+CONFIGURATION = ("slurm.conf", "gres.conf", "slurmdbd.conf", "mariadb.cnf")
 CLUSTER = "hpckit"
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 4
@@ -49,7 +50,7 @@ class Layout:
 
     def is_whole(self) -> bool:
         """Whether the files are there without which daemons that run are of no use."""
-        written = [self.slurm_conf.with_name(template.name) for template in TEMPLATES.iterdir()]
+        written = [self.slurm_conf.with_name(name) for name in CONFIGURATION]
         return self.has_database() and all(path.exists() for path in written)
 
     def environment(self) -> dict[str, str]:
@@ -74,9 +75,10 @@ class Layout:
             **dict(zip(PORTS, free_ports(len(PORTS)), strict=True)),
         }
         self.slurm_conf.parent.mkdir(exist_ok=True)
-        for template in TEMPLATES.iterdir():
-            path = self.slurm_conf.with_name(template.name)
-            write_atomic(path, string.Template(template.read_text()).substitute(values))
+        for name in CONFIGURATION:
+            path = self.slurm_conf.with_name(name)
+            template = string.Template((TEMPLATES / name).read_text())
+            write_atomic(path, template.substitute(values))
             # slurmdbd refuses a configuration that others may read.
             path.chmod(0o600)
 
