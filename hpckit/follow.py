@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from hpckit.cli.paint import duration, note
 from hpckit.logs import follow
 from hpckit.run import Run
 from hpckit.status.state import State, states_of
@@ -21,8 +22,14 @@ def follow_run(
     run: Run, cache: QueueCache | None, *, rank: int = 0, last_lines: int | None = None
 ) -> int:
     """Print what a rank prints until the run ends; the run's outcome as an exit code."""
-    from hpckit.cli.paint import note
+    try:
+        return _follow(run, cache, rank, last_lines)
+    except KeyboardInterrupt:
+        note(f"-- no longer following; the run goes on: hpckit watch {run.id}")
+        raise
 
+
+def _follow(run: Run, cache: QueueCache | None, rank: int, last_lines: int | None) -> int:
     shown, state_words, looked = 0, "", 0.0
     ended: State | None = None
     for attempt, text in follow(run, rank, last_lines=last_lines):
@@ -50,7 +57,6 @@ def follow_run(
 
 def summary(run: Run) -> str:
     """One line for the end: how long, how many attempts, where everything is."""
-    from hpckit.cli.paint import duration
     from hpckit.clock import now_iso, seconds_of
 
     attempts = run.attempts()

@@ -75,11 +75,17 @@ def last(events: list[Event], kind: str) -> Event | None:
 
 
 def final(events: list[Event]) -> Event | None:
-    """The end of a run: the first one that was written since it was last submitted."""
-    found = None
+    """The end of a run: the first one that was written since it was last submitted.
+
+    An attempt's word counts until the next one has begun: on a node that was given up for lost, a
+    worker may live on and end a run that another serves by now.
+    """
+    found, newest = None, 0
     for event in events:
         if event.kind == "submit":
             found = None
-        elif event.kind == "finished" and found is None:
-            found = event
+        elif event.kind == "attempt":
+            newest = int(event.data.get("number", 0))
+        elif event.kind == "finished" and int(event.data.get("attempt", newest)) >= newest:
+            found = found or event
     return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
 IDENTITY = "run.json"
+NEEDED = {"run", "name", "created", "scheduler"}
 # No vowels and nothing that is mistaken for another sign: an id is read aloud and typed.
 ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 LETTERS = "bcdfghjkmnpqrstvwxz"
@@ -118,8 +119,9 @@ class Attempt:
         return read_json(self.dir / "attempt.json") or {}
 
     def ended(self) -> dict[str, Any] | None:
-        """What the worker wrote when it ended, None while it runs or where it was cut off."""
-        found: dict[str, Any] | None = read_json(self.dir / "ended.json")
+        """How it ended: what the next attempt found out, else its own word, else nothing."""
+        after = self.dir.with_name(f"{self.number + 1:03d}") / "previous.json"
+        found: dict[str, Any] | None = read_json(after) or read_json(self.dir / "ended.json")
         return found
 
     def last_sign(self) -> float | None:
@@ -173,7 +175,7 @@ def open_run(folder: Path) -> Run | None:
     identity = read_json(folder / IDENTITY)
     if identity is None and (sweep := read_json(folder.parent / IDENTITY)) is not None:
         return _open_point(folder, sweep)
-    if not isinstance(identity, dict):
+    if not isinstance(identity, dict) or not set(identity) >= NEEDED:
         return None
     return Run(
         dir=folder,

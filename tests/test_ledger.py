@@ -33,6 +33,17 @@ def test_the_first_end_counts_until_the_run_is_submitted_again(tmp_path):
     assert final(ledger.events()) is None
 
 
+def test_a_worker_that_lives_on_after_its_node_was_lost_ends_nothing(tmp_path):
+    ledger = Ledger(tmp_path, "one")
+    ledger.write("submit")
+    ledger.write("attempt", number=1)
+    ledger.write("attempt", number=2)
+    ledger.write("finished", state="done", attempt=1)
+    assert final(ledger.events()) is None
+    ledger.write("finished", state="failed", attempt=2)
+    assert final(ledger.events()).data["state"] == "failed"
+
+
 def test_two_writers_never_choose_the_same_name(tmp_path):
     assert Ledger(tmp_path).writer != Ledger(tmp_path).writer
 

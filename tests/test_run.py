@@ -78,6 +78,22 @@ def test_attempts_are_claimed_once_each(tmp_path):
     assert sorted(attempt.number for attempt in claimed) == list(range(1, 25))
 
 
+def test_what_the_next_attempt_found_out_stands_above_what_a_lost_one_says(tmp_path):
+    run = make(tmp_path)
+    first, second = run.claim_attempt({}), run.claim_attempt({})
+    assert first.ended() is None
+    write_json(second.dir / "previous.json", {"ended": "x", "reason": "node failed"})
+    write_json(first.dir / "ended.json", {"ended": "x", "reason": "done"})
+    assert first.ended()["reason"] == "node failed"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": "a/b"}'])
+def test_a_damaged_identity_is_no_run_and_no_traceback(tmp_path, text):
+    run = make(tmp_path)
+    (run.dir / "run.json").write_text(text)
+    assert runs.open_run(run.dir) is None
+
+
 def test_a_folder_without_an_identity_is_no_run(tmp_path):
     folder = runs.new_run_folder(tmp_path, "agent")
     assert runs.open_run(folder) is None

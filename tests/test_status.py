@@ -12,7 +12,7 @@ from hpckit.files import write_json
 from hpckit.ledger import Event
 from hpckit.run import Attempt, Run, point_run
 from hpckit.scheduler.base import Cause, Phase
-from hpckit.status.state import Answer, Facts, assign, decide
+from hpckit.status.state import Answer, Facts, assign, decide, in_foreground
 from tests.test_outcome import status
 
 NOW = time.time()
@@ -113,6 +113,12 @@ def test_a_submission_that_was_cut_off_is_told_apart_from_one_under_way(run):
 
 def test_an_answer_that_was_lost_changes_nothing_for_a_job_that_is_known_by_its_name(run):
     assert decided(facts(run, event("submit")), job(phase=Phase.RUNNING)).state == "running"
+
+
+def test_a_foreground_run_that_was_killed_is_told_by_its_silence(run):
+    alone = dataclasses.replace(run, scheduler="foreground", created=iso(NOW - 10))
+    assert in_foreground(facts(alone), NOW).state == "running"
+    assert in_foreground(facts(alone), NOW + 100).reason == "hpckit run was killed"
 
 
 def test_points_find_their_tasks_in_split_and_unsplit_arrays(tmp_path):

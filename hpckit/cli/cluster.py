@@ -13,7 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from hpckit.devcluster import DevCluster
-    from hpckit.devstatus import ClusterStatus
+    from hpckit.devcluster.status import ClusterStatus
 
 folder_option = click.option(
     "--folder",

@@ -146,7 +146,7 @@ def is_here() -> bool:
     # Falling back to local runs here would start a training on the cluster's login node.
     raise SchedulerSilent(
         f"Slurm is installed here but does not answer: {problem}",
-        "try again in a minute, or set HPCKIT_SCHEDULER=local to run on this machine",
+        "try again in a minute, or run on this machine with --cluster local",
     )
 
 

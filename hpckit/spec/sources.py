@@ -13,7 +13,7 @@ from hpckit.model.kinds import complain, did_you_mean, in_full
 DEPTH_LIMIT = 8
 FILES_LIMIT = 64
 STEPS_LIMIT = 32
-PROFILES = Path(__file__).parent / "slurm_files" / "profiles"
+PROFILES = Path(__file__).parent.parent / "slurm_files" / "profiles"
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # Names below these are dotted themselves, so the rest of a path is one name.

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # A submission that is older than this and that nobody has heard of was cut off.
 CUT_OFF_S = 60.0
+FOREGROUND = "foreground"
+# Three heartbeats.
+SILENT_S = 90.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +87,25 @@ def states_of(runs: Sequence[Run], cache: QueueCache | None) -> list[tuple[Facts
         if run.point is not None and run.home_id not in shared:
             shared[run.home_id] = run.home_ledger().events()
         facts.append(facts_of(run, shared.get(run.home_id)))
-    asking = [fact for fact in facts if fact.final is None]
+    asking = [fact for fact in facts if fact.final is None and fact.run.scheduler != FOREGROUND]
     answer = ask(asking, cache) if asking else Answer()
     jobs = assign(asking, answer)
     now = time.time()
-    return [(fact, fact.final or decide(fact, jobs[fact.run.id], answer, now)) for fact in facts]
+    told = []
+    for fact in facts:
+        state = fact.final
+        if state is None and fact.run.scheduler == FOREGROUND:
+            state = in_foreground(fact, now)
+        told.append((fact, state or decide(fact, jobs[fact.run.id], answer, now)))
+    return told
+
+
+def in_foreground(facts: Facts, now: float) -> State:
+    """A run without a scheduler lives as long as it shows that it does."""
+    sign = facts.attempts[-1].last_sign() if facts.attempts else None
+    if now - (sign or seconds_of(facts.run.created)) < SILENT_S:
+        return State(state="running")
+    return State(state="failed", reason="hpckit run was killed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
 from hpckit.run import Attempt, Run
 from hpckit.status.state import Facts, State, states_of
+from hpckit.worker.outcome import TERMINATED
 
 if TYPE_CHECKING:
     from hpckit.status.queue_cache import QueueCache
@@ -62,7 +63,7 @@ def _attempt(attempt: Attempt, state: State, facts: Facts, hour_units: int) -> d
         "state": "ended" if ended or state.is_final or not is_last else state.state,
         "started": about.get("started"),
         "ended": ended.get("ended") if ended else None,
-        "reason": ended.get("reason") if ended else (state.reason if is_last else None),
+        "reason": _reason(ended, state, is_last),
         "program": ended.get("program") if ended else None,
         "changes": [],
         "from_step": None,
@@ -70,6 +71,13 @@ def _attempt(attempt: Attempt, state: State, facts: Facts, hour_units: int) -> d
         "hours": round(attempt_hours(attempt, hour_units, live), 3),
         "dir": str(attempt.dir),
     }
+
+
+def _reason(ended: dict[str, Any] | None, state: State, is_last: bool) -> str | None:
+    """Why an attempt ended; the last one's own word may be less than what is known of the run."""
+    if is_last and state.is_final and (ended is None or ended.get("reason") == TERMINATED):
+        return state.reason
+    return ended.get("reason") if ended else None
 
 
 def row(facts: Facts, state: State) -> dict[str, Any]:

@@ -57,6 +57,14 @@ def _scheduler(kind: str) -> Scheduler:
     return choose(kind)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """How the attempt before this one ended, by the scheduler's word."""
+
+    outcome: Outcome
+    ended: str
+
+
 @dataclass(kw_only=True)
 class Link:
     """One task of the array, serving a run."""
@@ -79,11 +87,13 @@ class Link:
         if submission is None or self.chain["number"] not in submission.data["chains"]:
             print("hpckit: nothing to do: another submission took this one's place", flush=True)
             return 0
-        verdict = self._cancelled() or self._settle_previous()
-        if verdict is not None:
-            self._finish(verdict)
-            return verdict.exit_code
-        return self._attempt()
+        cancelled = self._cancelled()
+        if cancelled is not None:
+            return self._finish(cancelled)
+        previous = self._settle_previous()
+        if previous is not None and previous.outcome.state is not None:
+            return self._finish(previous.outcome)
+        return self._attempt(previous)
 
     def _cancelled(self) -> Outcome | None:
         """A person's word: it is written down before anything is cancelled."""
@@ -92,7 +102,7 @@ class Link:
                 return Outcome(state="cancelled", reason="cancelled with hpckit cancel")
         return None
 
-    def _settle_previous(self) -> Outcome | None:
+    def _settle_previous(self) -> Settled | None:
         """What the attempt before this one leaves to be decided, if it could not say so itself."""
         attempts = self.run.attempts()
         if not attempts:
@@ -102,10 +112,8 @@ class Link:
         if ended is not None and ended["reason"] != TERMINATED:
             return None
         status = self._status_of(previous.about().get("job_id"))
-        outcome = after_a_silent_end(status)
         when = ended["ended"] if ended else _end_time(status, previous)
-        write_json(previous.dir / "ended.json", {"ended": when, "reason": outcome.reason})
-        return outcome if outcome.state is not None else None
+        return Settled(outcome=after_a_silent_end(status), ended=when)
 
     def _status_of(self, job_id: str | None) -> JobStatus | None:
         return next((job for job in self._queue() if job.job_id == job_id), None)
@@ -116,7 +124,7 @@ class Link:
         except SchedulerSilent:
             return []
 
-    def _attempt(self) -> int:
+    def _attempt(self, previous: Settled | None) -> int:
         environ = os.environ
         attempt = self.run.claim_attempt(
             {
@@ -129,6 +137,10 @@ class Link:
                 "log": f"{environ.get('SLURM_ARRAY_JOB_ID')}_{self.task}.log",
             }
         )
+        if previous is not None:
+            # In our own folder: what the attempt before us still writes is not read any more.
+            found = {"ended": previous.ended, "reason": previous.outcome.reason}
+            write_json(attempt.dir / "previous.json", found)
         spec = self.run.spec()
         ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
         ledger.write("attempt", number=attempt.number, job_id=job_id_of(environ))
@@ -145,7 +157,7 @@ class Link:
         ledger.write("ended", number=attempt.number, reason=outcome.reason)
         print(f"hpckit: {outcome.reason}", flush=True)
         if outcome.state is not None:
-            self._finish(outcome)
+            return self._finish(outcome, attempt=attempt.number)
         return outcome.exit_code
 
     def _failed_so_before(self, attempt: Attempt) -> bool:
@@ -178,10 +190,11 @@ class Link:
             return Outcome(state="stopped", reason=reason)
         return outcome
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: Outcome, **by: int) -> int:
         """Write the end of the run, then spare the queue the links that are left."""
-        self.run.ledger().write("finished", state=outcome.state, reason=outcome.reason)
+        self.run.ledger().write("finished", state=outcome.state, reason=outcome.reason, **by)
         self._cancel_rest()
+        return outcome.exit_code
 
     def _cancel_rest(self) -> None:
         if self.run.point is None and self.task < self.chain["size"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpckit.devcluster import DevCluster
-from hpckit.devmachine import require_programs, require_root
+from hpckit.devcluster.machine import require_programs, require_root
 from hpckit.errors import ClusterError
 
 

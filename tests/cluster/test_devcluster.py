@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.daemons import environment_of, every_pid, start_ticks
 from hpckit.devcluster import DevCluster, default_folder
-from hpckit.devlayout import DAEMONS
-from hpckit.devmachine import LONGEST_SOCKET, require_loopback_name, require_programs
-from hpckit.devstatus import NodeStatus, PartitionStatus, parse_nodes, parse_partitions
+from hpckit.devcluster.daemons import environment_of, every_pid, start_ticks
+from hpckit.devcluster.layout import DAEMONS
+from hpckit.devcluster.machine import LONGEST_SOCKET, require_loopback_name, require_programs
+from hpckit.devcluster.status import NodeStatus, PartitionStatus, parse_nodes, parse_partitions
 from hpckit.errors import ClusterError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ def test_a_failed_up_ends_what_it_started_and_shows_why(
         (templates / template.name).write_text(template.read_text())
     with open(templates / "slurm.conf", "a") as stream:
         stream.write("Nonsense=1\n")
-    monkeypatch.setattr("hpckit.devlayout.TEMPLATES", templates)
+    monkeypatch.setattr("hpckit.devcluster.layout.TEMPLATES", templates)
     with pytest.raises(ClusterError, match=r"(?s)a tool said:.*Nonsense"):
         DevCluster(other_folder).up()
     assert processes_of(other_folder) == []

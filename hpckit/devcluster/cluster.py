@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hpckit.daemons import MARK, Daemon, kill_where
-from hpckit.devlayout import CLUSTER, DAEMONS, NODES, Layout
-from hpckit.devmachine import (
+from hpckit.devcluster.daemons import MARK, Daemon, kill_where
+from hpckit.devcluster.layout import CLUSTER, DAEMONS, NODES, Layout
+from hpckit.devcluster.machine import (
     require_folder,
     require_loopback_name,
     require_programs,
     require_root,
 )
-from hpckit.devstatus import ClusterStatus, DaemonStatus, read_nodes, read_partitions
-from hpckit.devtools import Tools, accepts, last_lines
+from hpckit.devcluster.status import ClusterStatus, DaemonStatus, read_nodes, read_partitions
+from hpckit.devcluster.tools import Tools, accepts, last_lines
 from hpckit.errors import ClusterError
 
 READY_S = 30.0

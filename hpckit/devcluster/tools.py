@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from hpckit.devmachine import find_program
+from hpckit.devcluster.machine import find_program
 
 LAST_LINES = 12
 

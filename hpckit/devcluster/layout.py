@@ -8,12 +8,12 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpckit.daemons import Daemon
-from hpckit.devmachine import LOOPBACK, find_program, free_ports, make_devices, program_path
+from hpckit.devcluster.daemons import Daemon
+from hpckit.devcluster.machine import LOOPBACK, find_program, free_ports, make_devices, program_path
 from hpckit.errors import ClusterError
 from hpckit.files import write_atomic
 
-TEMPLATES = Path(__file__).parent / "slurm_files" / "dev"
+TEMPLATES = Path(__file__).parent.parent / "slurm_files" / "dev"
 CONFIGURATION = ("slurm.conf", "gres.conf", "slurmdbd.conf", "mariadb.cnf")
 CLUSTER = "hpckit"
 NODES = ("n1", "n2")
