@@ -16,8 +16,8 @@ import pytest
 from hpckit.run import open_run, run_folders
 from hpckit.scheduler.base import Phase
 from hpckit.scheduler.slurm import Slurm
+from hpckit.status import state as status
 from hpckit.status.index import CacheOf
-from hpckit.status.state import state as status
 from hpckit.status.state import states_of
 
 KILLER = Path(__file__).with_name("killed_submit.py")
