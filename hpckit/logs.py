@@ -9,6 +9,9 @@ from typing import Any
 
 from hpckit.run import Attempt, Run, chain_folder
 
+# A longer line than this on average makes `tail` give fewer lines than asked for.
+LINE_BYTES = 1000
+
 
 def rank_log(attempt: Attempt, rank: int) -> Path | None:
     """What a rank printed in the newest launch of an attempt."""
@@ -34,7 +37,7 @@ def tail(path: Path, lines: int) -> list[str]:
     """The last lines of a file, without reading more of it than they need."""
     with open(path, "rb") as stream:
         size = stream.seek(0, 2)
-        stream.seek(max(0, size - 400 * lines))
+        stream.seek(max(0, size - LINE_BYTES * lines))
         data = stream.read()
     return data.decode("utf-8", errors="replace").splitlines()[-lines:]
 

@@ -45,6 +45,8 @@ def test_a_job_runs_to_its_end_and_is_remembered(cli, job):
     assert [attempt["reason"] for attempt in told["attempts"]] == ["done"]
     assert Path(told["dir"], "spec.yaml").read_text() == spec.read_text()
     assert cli("logs", cwd=spec.parent).stdout == "rank 0 of 1, lr 0.001\n"
+    printed = json.loads(cli("logs", "--json", cwd=spec.parent).stdout)
+    assert (printed["rank"], printed["lines"]) == (0, ["rank 0 of 1, lr 0.001"])
     assert "tiny/" in cli("ls", cwd=spec.parent).stdout
 
 

@@ -121,6 +121,16 @@ def test_a_foreground_run_that_was_killed_is_told_by_its_silence(run):
     assert in_foreground(facts(alone), NOW + 100).reason == "hpckit run was killed"
 
 
+def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
+    attempt = run.claim_attempt({"job_id": "1_1"})
+    (attempt.dir / "heartbeat").touch()
+    fact = facts(run, *SUBMITTED, attempts=[attempt])
+    old = job(phase=Phase.PENDING, task=None, job_id="1", pending_tasks=(1, 2))
+    assert decided(fact, old).state == "running"
+    assert decided(fact, job(phase=Phase.ENDED, cause=Cause.NODE_FAIL)).state == "stopped"
+    assert decided(fact, old, silent="no answer").state == "unknown"
+
+
 def test_points_find_their_tasks_in_split_and_unsplit_arrays(tmp_path):
     sweep = Run(
         dir=tmp_path,

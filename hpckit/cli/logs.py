@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from hpckit.cli.options import find_run, root_option, run_argument
+from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
 
 
 @click.command()
@@ -17,6 +17,7 @@ from hpckit.cli.options import find_run, root_option, run_argument
 @click.option("-n", "--lines", type=int, help="Only so many lines from the end.")
 @click.option("--worker", is_flag=True, help="What hpckit itself and Slurm printed.")
 @root_option
+@json_option
 def logs(
     name: str | None,
     follow: bool,
@@ -25,6 +26,7 @@ def logs(
     lines: int | None,
     worker: bool,
     root: str | None,
+    as_json: bool,
 ) -> None:
     """Print what a run printed; with -f, return its outcome as the exit code."""
     from hpckit.errors import UsageError
@@ -32,6 +34,8 @@ def logs(
     run = find_run(root, name)
     if run.is_sweep:
         raise UsageError(f"{run.id} is a sweep of {run.points} runs", f"name one: {run.id}/000")
+    if follow and as_json:
+        raise UsageError("--follow has no end for --json to wait for", "give one of them")
     if follow:
         from hpckit.follow import follow_run
         from hpckit.status.index import CacheOf
@@ -51,6 +55,10 @@ def logs(
             f"{run.id}, attempt {chosen[-1].number}: rank {rank} has printed nothing",
             f"the worker may have: hpckit logs --worker {run.id}",
         )
+    if as_json:
+        about = {"run": run.id, "attempt": chosen[-1].number, "rank": rank, "path": str(path)}
+        print_json({**about, "lines": tail(path, lines if lines is not None else sys.maxsize)})
+        return
     if lines is not None:
         print("\n".join(tail(path, lines)))
         return

@@ -1,6 +1,6 @@
 """JobSpec: what a person writes, and everything that can be wrong with it."""
 
-from hpckit.spec.job import JobSpec, load_limits, load_spec, placeholders, spec_from_json
+from hpckit.spec.job import JobSpec, load_limits, load_spec, spec_from_json
 from hpckit.spec.parts import (
     Change,
     Checkpoint,
@@ -16,6 +16,7 @@ from hpckit.spec.parts import (
     Remedy,
     Resources,
 )
+from hpckit.spec.rules import placeholders
 from hpckit.spec.sweep import Sweep
 
 __all__ = [

@@ -20,47 +20,21 @@ from hpckit.spec import rules as spec_rules
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.parts import (
     KINDS,
-    Change,
     Checkpoint,
-    Container,
     Environment,
     Hooks,
     Limits,
     Line,
-    Log,
     Monitor,
     Name,
     Notify,
-    Optimizer,
     Program,
     Remedy,
     Resources,
 )
-from hpckit.spec.rules import placeholders
 from hpckit.spec.sbatch_options import SlurmOptions
 from hpckit.spec.sweep import Sweep
 
-__all__ = [
-    "Change",
-    "Checkpoint",
-    "Container",
-    "Environment",
-    "Hooks",
-    "JobSpec",
-    "Limits",
-    "Log",
-    "Monitor",
-    "Notify",
-    "Optimizer",
-    "Program",
-    "Remedy",
-    "Resources",
-    "Sweep",
-    "load_limits",
-    "load_spec",
-    "placeholders",
-    "spec_from_json",
-]
 T = TypeVar("T")
 
 

@@ -153,12 +153,24 @@ def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) 
         if job.phase in (Phase.RUNNING, Phase.ENDING):
             reason = "ending" if job.phase is Phase.ENDING else job.reason
             return State(state="running", reason=_words(reason), ends_by=job.ends_by)
+    if shows_life(facts, jobs, now):
+        return State(state="running")
     waiting = next((job for job in jobs if job.phase is Phase.PENDING), None)
     if waiting is not None:
         return State(state="pending", reason=_words(waiting.reason), next=_next(waiting))
     if facts.cancelled:
         return State(state="cancelled", reason="cancelled with hpckit cancel")
     return _gone(facts, jobs, answer, now)
+
+
+def shows_life(facts: Facts, jobs: Sequence[JobStatus], now: float) -> bool:
+    """Whether an attempt lives by its own signs; the queue's word may be half a minute old."""
+    if not facts.attempts or facts.attempts[-1].ended() is not None:
+        return False
+    job_id = facts.attempts[-1].about().get("job_id")
+    if any(job.job_id == job_id and job.phase is Phase.ENDED for job in jobs):
+        return False
+    return now - (facts.attempts[-1].last_sign() or 0.0) < SILENT_S
 
 
 def _words(reason: str) -> str:
