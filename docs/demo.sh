@@ -3,7 +3,8 @@
 set -euo pipefail
 folder=${1:-demo}
 rm -rf "$folder"
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
+say() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; "$@"; }
 say hpckit init "$folder"
 cd "$folder"
 say hpckit check

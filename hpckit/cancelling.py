@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from hpckit.errors import SchedulerSilent
+import signal
+import socket
+
+from hpckit.errors import NotFound, SchedulerSilent
 from hpckit.run import Run
 from hpckit.scheduler import choose
 from hpckit.scheduler.base import Phase
 from hpckit.status.queue_cache import QueueCache
-from hpckit.status.state import answer_for, assign, facts_of
+from hpckit.status.state import FOREGROUND, Facts, answer_for, assign, facts_of
 
 
 def cancel_run(run: Run) -> str:
@@ -17,12 +20,22 @@ def cancel_run(run: Run) -> str:
     if not facts:
         final = facts_of(runs[0]).final
         return f"already {final.state}" if final and not run.is_sweep else "already ended"
+    if run.scheduler == FOREGROUND:
+        return _interrupt(facts[0])
+    if run.scheduler == "local" and run.host != socket.gethostname():
+        raise NotFound(f"{run.id} runs on {run.host}", f"cancel it there: hpckit cancel {run.id}")
     # Whoever dies after this line has still said it: the next link reads it and ends.
     run.ledger().write("cancel")
     scheduler = choose(run.scheduler)
     cache = QueueCache(scheduler)
     try:
         jobs = assign(facts, answer_for(scheduler))
+        unseen = [fact for fact in facts if fact.attempts and not jobs[fact.run.id]]
+        if unseen and not run.is_sweep:
+            raise NotFound(
+                f"{run.id}: the wish is written down, but no job of it is seen from here",
+                f"if it still runs, cancel it where it was submitted, on {run.host}",
+            )
         alive = [
             job.job_id
             for fact in facts
@@ -40,7 +53,18 @@ def cancel_run(run: Run) -> str:
     finally:
         cache.forget()
     for fact in facts:
-        fact.run.ledger().write(
-            "finished", state="cancelled", reason="cancelled with hpckit cancel"
-        )
+        about = {"state": "cancelled", "reason": "cancelled with hpckit cancel"}
+        fact.run.ledger().write("finished", **about)
     return "cancelled"
+
+
+def _interrupt(facts: Facts) -> str:
+    """End a run in the foreground of another terminal of this machine."""
+    from hpckit.scheduler.local_state import Process
+
+    about = facts.attempts[-1].about() if facts.attempts else {}
+    if about.get("host") != socket.gethostname():
+        raise NotFound(f"{facts.run.id} runs in a terminal on {about.get('host')}", "end it there")
+    if not Process(**about["process"]).signal(signal.SIGTERM):
+        return "already ended"
+    return "told to end"

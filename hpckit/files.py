@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,18 +12,21 @@ from typing import Any
 
 from hpckit.errors import CannotWrite
 
+ELSEWHERE = "choose another place with --root or HPCKIT_ROOT"
+
 
 @contextlib.contextmanager
-def told_apart(path: Path) -> Iterator[None]:
+def told_apart(path: Path, instead: str = ELSEWHERE) -> Iterator[None]:
     """Turn an operating system's refusal to write into a sentence about the place."""
     try:
         yield
     except OSError as error:
         what = error.strerror or str(error)
-        raise CannotWrite(
-            f"cannot write {error.filename or path}: {what}",
-            "free some space or choose another place with --root or HPCKIT_ROOT",
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # Of a copy the second name is where it was to go.
+        place = error.filename2 or (path if full else error.filename) or path
+        hint = f"free some space, or {instead}" if full else instead
+        raise CannotWrite(f"cannot write {place}: {what}", hint) from error
 
 
 def fsync_folder(folder: Path) -> None:
@@ -60,7 +64,7 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file, or None where it is absent or not whole."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
         return None
 
 

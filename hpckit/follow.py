@@ -6,8 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from hpckit.cli.paint import duration, note
 from hpckit.logs import follow
+from hpckit.paint import duration, note
 from hpckit.run import Run
 from hpckit.status.state import State, states_of
 

@@ -80,12 +80,12 @@ def final(events: list[Event]) -> Event | None:
     An attempt's word counts until the next one has begun: on a node that was given up for lost, a
     worker may live on and end a run that another serves by now.
     """
-    found, newest = None, 0
+    numbers = [int(event.data.get("number", 0)) for event in events if event.kind == "attempt"]
+    newest = max(numbers, default=0)
+    found = None
     for event in events:
         if event.kind == "submit":
             found = None
-        elif event.kind == "attempt":
-            newest = int(event.data.get("number", 0))
         elif event.kind == "finished" and int(event.data.get("attempt", newest)) >= newest:
             found = found or event
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from hpckit.run import Attempt, Run, chain_folder
 
-# A longer line than this on average makes `tail` give fewer lines than asked for.
-LINE_BYTES = 1000
+BLOCK = 65_536
+# A follower of a huge log takes it in pieces.
+MOST = 8_000_000
 
 
 def rank_log(attempt: Attempt, rank: int) -> Path | None:
@@ -34,12 +36,18 @@ def failed_log(attempt: dict[str, Any]) -> Path | None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, without reading more of it than they need."""
+    """The last lines of a file, read from its end in blocks until there are enough."""
+    data = b""
     with open(path, "rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - LINE_BYTES * lines))
-        data = stream.read()
-    return data.decode("utf-8", errors="replace").splitlines()[-lines:]
+        at = stream.seek(0, 2)
+        while at > 0 and data.count(b"\n") <= lines:
+            step = min(at, BLOCK)
+            at -= step
+            stream.seek(at)
+            data = stream.read(step) + data
+    found = data.decode("utf-8", errors="replace").split("\n")
+    whole = found[:-1] if found[-1] == "" else found
+    return whole[-lines:]
 
 
 class Reader:
@@ -48,6 +56,8 @@ class Reader:
     def __init__(self, path: Path, *, skip_to_last: int | None = None) -> None:
         self.path = path
         self._at = 0
+        # A character may arrive in pieces.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         if skip_to_last is not None and path.exists():
             kept = tail(path, skip_to_last)
             size = path.stat().st_size
@@ -58,11 +68,11 @@ class Reader:
         try:
             with open(self.path, "rb") as stream:
                 stream.seek(self._at)
-                data = stream.read()
+                data = stream.read(MOST)
         except FileNotFoundError:
             return ""
         self._at += len(data)
-        return data.decode("utf-8", errors="replace")
+        return self._decoder.decode(data)
 
 
 def follow(run: Run, rank: int, *, last_lines: int | None) -> Iterator[tuple[Attempt, str]]:

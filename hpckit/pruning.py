@@ -42,7 +42,8 @@ class Verdict:
 
 def decide(rows: Sequence[dict[str, Any]], rules: Rules, now: float) -> list[Verdict]:
     """The verdict on each run; `rows` come oldest first and carry their size as `mb`."""
-    verdicts = [_by_age(row, rows, rules, now) for row in rows]
+    newest = _newest(rows, rules.keep)
+    verdicts = [_by_age(row, newest, rules, now) for row in rows]
     if rules.max_mb is None:
         return verdicts
     excess = sum(v.mb for v in verdicts if not v.goes) - rules.max_mb
@@ -53,13 +54,18 @@ def decide(rows: Sequence[dict[str, Any]], rules: Rules, now: float) -> list[Ver
     return verdicts
 
 
-def _by_age(
-    row: dict[str, Any], rows: Sequence[dict[str, Any]], rules: Rules, now: float
-) -> Verdict:
+def _newest(rows: Sequence[dict[str, Any]], keep: int) -> set[str]:
+    """The folders of the newest so many runs of each name."""
+    by_name: dict[str, list[str]] = {}
+    for row in rows:
+        by_name.setdefault(row["name"], []).append(row["dir"])
+    return {folder for folders in by_name.values() for folder in folders[-keep or len(folders) :]}
+
+
+def _by_age(row: dict[str, Any], newest: set[str], rules: Rules, now: float) -> Verdict:
     if row["state"] not in FINAL_STATES:
         return _verdict(row, False, f"it is {row['state']}")
-    newer = [r for r in rows if r["name"] == row["name"] and r["created"] > row["created"]]
-    if len(newer) < rules.keep:
+    if row["dir"] in newest:
         return _verdict(row, False, f"one of the newest {rules.keep} of {row['name']}")
     age_s = now - seconds_of(row["ended"] or row["created"])
     if age_s < rules.older_s:
@@ -107,7 +113,11 @@ def delete(verdict: Verdict) -> None:
     trash = folder
     if not folder.name.startswith(TRASH):
         trash = folder.with_name(f"{TRASH}{folder.name}")
-        folder.rename(trash)
+        try:
+            folder.rename(trash)
+        except FileNotFoundError:
+            # Another prune was faster.
+            return
     shutil.rmtree(trash)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpckit.clock import iso
+from hpckit.clock import iso, seconds_of
 from hpckit.errors import NotFound, UsageError
 from hpckit.files import read_json, write_json
 from hpckit.ledger import Ledger
@@ -39,6 +39,7 @@ class Run:
     name: str
     created: str
     scheduler: str
+    host: str = ""
     params: dict[str, Any]
     point: int | None = None
     points: int | None = None
@@ -78,8 +79,7 @@ class Run:
 
     def point_runs(self) -> list[Run]:
         """The runs of a sweep, in order."""
-        listed = read_json(self.dir / "sweep.json") or {"points": []}
-        return [point_run(self, entry["index"], entry["params"]) for entry in listed["points"]]
+        return [point_run(self, entry["index"], entry["params"]) for entry in _points(self.dir)]
 
     def attempts(self) -> list[Attempt]:
         """What has been attempted so far, oldest first."""
@@ -116,13 +116,14 @@ class Attempt:
 
     def about(self) -> dict[str, Any]:
         """What the worker wrote when it began: job id, node, start."""
-        return read_json(self.dir / "attempt.json") or {}
+        found = read_json(self.dir / "attempt.json")
+        return found if isinstance(found, dict) else {}
 
     def ended(self) -> dict[str, Any] | None:
         """How it ended: what the next attempt found out, else its own word, else nothing."""
         after = self.dir.with_name(f"{self.number + 1:03d}") / "previous.json"
-        found: dict[str, Any] | None = read_json(after) or read_json(self.dir / "ended.json")
-        return found
+        found = read_json(after) or read_json(self.dir / "ended.json")
+        return found if isinstance(found, dict) else None
 
     def last_sign(self) -> float | None:
         """When the worker last showed that it lives."""
@@ -146,6 +147,12 @@ def read_text(path: Path) -> str:
         raise NotFound(f"{path} is missing", "the run directory is damaged") from error
 
 
+def _points(sweep: Path) -> list[dict[str, Any]]:
+    """The points of a sweep; a run whose list is gone or damaged shows none."""
+    listed = read_json(sweep / "sweep.json")
+    return list(listed["points"]) if isinstance(listed, dict) and "points" in listed else []
+
+
 def point_run(sweep: Run, index: int, params: dict[str, Any]) -> Run:
     """The run that is one point of a sweep."""
     return Run(
@@ -154,6 +161,7 @@ def point_run(sweep: Run, index: int, params: dict[str, Any]) -> Run:
         name=sweep.name,
         created=sweep.created,
         scheduler=sweep.scheduler,
+        host=sweep.host,
         params=params,
         point=index,
         varied=sweep.varied,
@@ -177,12 +185,15 @@ def open_run(folder: Path) -> Run | None:
         return _open_point(folder, sweep)
     if not isinstance(identity, dict) or not set(identity) >= NEEDED:
         return None
+    if not _is_sound(identity):
+        return None
     return Run(
         dir=folder,
         id=identity["run"],
         name=identity["name"],
         created=identity["created"],
         scheduler=identity["scheduler"],
+        host=identity.get("host", ""),
         params=identity.get("params", {}),
         points=identity.get("points"),
         varied=tuple(identity.get("varied", ())),
@@ -190,12 +201,19 @@ def open_run(folder: Path) -> Run | None:
     )
 
 
+def _is_sound(identity: dict[str, Any]) -> bool:
+    try:
+        seconds_of(identity["created"])
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return all(isinstance(identity[key], str) for key in NEEDED)
+
+
 def _open_point(folder: Path, sweep: dict[str, Any]) -> Run | None:
     if not folder.name.isdigit() or not sweep.get("points"):
         return None
     parent = open_run(folder.parent)
-    listed = read_json(folder.parent / "sweep.json") or {"points": []}
-    for entry in listed["points"]:
+    for entry in _points(folder.parent):
         if parent is not None and point_name(entry["index"]) == folder.name:
             return point_run(parent, entry["index"], entry["params"])
     return None
@@ -230,6 +248,8 @@ def _subfolders(folder: Path) -> list[os.DirEntry[str]]:
 
 def find(root: Path, wanted: str | None) -> Run:
     """The run that a person means: its id, a unique beginning of it, a folder, or the latest."""
+    if wanted == "":
+        raise UsageError("an empty name means no run", "without a name the latest is meant")
     if wanted and (os.sep in wanted or wanted in (".", "..")):
         folder = Path(wanted).absolute()
         if (run := open_run(folder)) is not None:
@@ -239,6 +259,8 @@ def find(root: Path, wanted: str | None) -> Run:
         return _latest(root, folders)
     matches = sorted(f for f in folders if _matches(f, wanted))
     exact = [f for f in matches if wanted in (f"{f.parent.name}/{f.name}", f.name)]
+    # A whole name stands before the beginnings of longer ones: `tl` is not `tlx`.
+    exact = exact or [f for f in matches if wanted.rstrip("/") == f.parent.name]
     runs = [run for f in exact or matches if (run := open_run(f)) is not None]
     if not runs:
         run = _find_point(root, wanted)

@@ -137,6 +137,9 @@ def read(path: Path) -> Node:
 def read_bytes(path: Path) -> bytes:
     """A file's bytes, but never much more than a spec may have."""
     try:
+        # A pipe would be read once and never again, and may never end.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UsageError(f"{path} is no regular file", "write the spec into a file")
         with path.open("rb") as stream:
             return stream.read(SIZE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -66,7 +67,8 @@ def test_a_setup_line_that_fails_stops_the_launch(cli, job):
     spec = job('"touch started"', 'environment: {setup: ["false", "touch went_on"]}')
     cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent, code=4)
     told = show(cli, "tiny", spec.parent)
-    assert told["reason"] == "the environment's setup failed with exit code 1"
+    assert told["reason"] == "the environment's setup ended with exit code 1"
+    assert "hpckit: setup ended at: false" in cli("logs", cwd=spec.parent).stdout
     assert not list(Path(told["dir"], "work").glob("started"))
     assert not list(Path(told["dir"], "work").glob("went_on"))
 
@@ -159,7 +161,7 @@ def test_at_the_time_limit_the_program_saves_and_the_next_attempt_goes_on(cli, j
     )
     run = submit(cli, spec)[0]
     ready = Path(run["dir"], "work", "ready")
-    wait_for(cli, run["run"], spec.parent, until=lambda _: ready.exists())
+    wait_for(cli, run["run"], spec.parent, until=lambda told: told["attempts"] and ready.exists())
     os.kill(worker_pid(show(cli, run["run"], spec.parent)), signal.SIGUSR2)
     told = wait_for(cli, run["run"], spec.parent)
     assert [attempt["reason"] for attempt in told["attempts"]] == ["time limit", "done"]
@@ -316,9 +318,111 @@ def test_logs_follow_goes_over_attempts_to_the_end(cli, job):
         text=True,
     )
     ready = Path(run["dir"], "work", "ready")
-    told = wait_for(cli, run["run"], spec.parent, until=lambda _: ready.exists())
+    told = wait_for(
+        cli, run["run"], spec.parent, until=lambda told: told["attempts"] and ready.exists()
+    )
     os.kill(worker_pid(told), signal.SIGUSR2)
     lines = follower.communicate(timeout=60)[0].splitlines()
     # Between them bash tells of the sleep that was terminated.
     assert (lines[0], lines[-1]) == ("first", "second")
     assert follower.returncode == 0
+
+
+def test_following_a_sweep_returns_its_outcome(cli, job):
+    spec = job('"exit {params.code}"', "params: {code: 0}", "sweep: {seeds: 2}")
+    done = cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent)
+    assert done.stdout.splitlines()[-1].endswith(": done: 2 done")
+    spec = job('"exit {params.code}"', "params: {code: 0}", "sweep: {grid: {code: [0, 1]}}")
+    cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent, code=4)
+
+
+def test_ctrl_c_reaches_the_program_in_the_foreground(job):
+    import pexpect
+
+    spec = job("python -u wait.py")
+    (spec.parent / "wait.py").write_text(
+        "import time\nprint('ready')\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    child = pexpect.spawn(
+        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
+    )
+    child.expect_exact("ready")
+    child.sendcontrol("c")
+    child.expect_exact("interrupted")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_sigterm_to_a_foreground_run_ends_its_program(job):
+    spec = job('"touch ready; exec sleep 60"')
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hpckit", "run", str(spec)],
+        cwd=spec.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    while not list(spec.parent.rglob("work/ready")):
+        time.sleep(0.05)
+    running.terminate()
+    assert running.wait(timeout=20) == 130
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_foreground_run(job):
+    spec = job('"for i in $(seq 2000); do echo line $i of many; done; touch finished"')
+    piped = f"{sys.executable} -m hpckit run {spec} | head -1"
+    subprocess.run(piped, shell=True, cwd=spec.parent, timeout=30, capture_output=True)
+    assert list(spec.parent.rglob("work/finished"))
+
+
+def test_a_foreground_run_can_be_cancelled_from_another_terminal(cli, job):
+    spec = job('"touch ready; exec sleep 60"')
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hpckit", "run", str(spec)],
+        cwd=spec.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    while not list(spec.parent.rglob("work/ready")):
+        time.sleep(0.05)
+    assert show(cli, "tiny", spec.parent)["state"] == "running"
+    assert "told to end" in cli("cancel", "tiny", cwd=spec.parent).stdout
+    assert running.wait(timeout=20) == 130
+    assert show(cli, "tiny", spec.parent)["state"] == "stopped"
+
+
+def test_earlier_runs_in_the_job_s_folder_are_not_copied_into_the_next(cli, job):
+    spec = job("true")
+    for root in ("a", "b", "a", "runs"):
+        submit(cli, spec, "--root", root)
+    sizes = [len(list(path.rglob("*.yaml"))) for path in spec.parent.glob("*/tiny/*/code")]
+    assert sizes == [1, 1, 1, 1]
+    cli("submit", spec, "--cluster", "local", "--root", ".", cwd=spec.parent, code=2)
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_a_training(cli, job, tmp_path):
+    """The heartbeat fails, and the program that needs no disk goes on to its end."""
+    if os.getuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    spec = job('"touch ready; sleep 3; rm -f ../../../filler; sleep 1"')
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], check=True)
+    try:
+        run = submit(cli, spec, "--root", small)[0]
+        while not Path(run["dir"], "work", "ready").exists():
+            time.sleep(0.05)
+        with open(small / "filler", "wb") as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(b"x" * 65536)
+                filler.flush()
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            told = json.loads(cli("show", run["run"], "--json", "--root", small).stdout)
+            if told["exit_code"] is not None:
+                break
+            time.sleep(0.3)
+        assert told["state"] == "done", told
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)

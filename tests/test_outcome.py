@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from hpckit.scheduler.base import Cause, JobStatus, Phase
@@ -9,8 +11,8 @@ from hpckit.worker.launch import RankExit
 from hpckit.worker.outcome import after_a_silent_end, judge
 
 
-def rank(number, code, stage="program", when=0.0):
-    return RankExit(rank=number, code=code, stage=stage, when=when)
+def rank(number, code, stage="program", when=0.0, told=False):
+    return RankExit(rank=number, code=code, stage=stage, when=when, was_told=told)
 
 
 def test_all_zero_is_done():
@@ -27,7 +29,7 @@ def test_the_rank_that_failed_first_is_named():
 @pytest.mark.parametrize(
     ("exits", "reason"),
     [
-        ([rank(0, 1, "setup")], "the environment's setup failed with exit code 1"),
+        ([rank(0, 1, "setup")], "the environment's setup ended with exit code 1"),
         ([rank(0, 137)], "the program was killed by SIGKILL"),
         ([rank(0, 2)], "the program ended with exit code 2"),
         ([], "1 of 1 ranks ended without a word: slurmstepd: killed"),
@@ -49,9 +51,19 @@ def test_ranks_that_were_killed_from_outside_may_be_a_lost_node():
     assert not judge([rank(0, 1)], ranks=1, told=None).is_doubtful
 
 
-def test_a_rank_that_was_told_to_end_by_somebody_else_has_not_failed():
-    outcome = judge([rank(1, 143), rank(0, 143)], ranks=2, told=None)
+@pytest.mark.parametrize("code", [0, 143])
+def test_ranks_that_somebody_else_told_to_end_have_not_failed_and_are_not_done(code):
+    outcome = judge([rank(1, code, told=True), rank(0, code, told=True)], ranks=2, told=None)
     assert (outcome.state, outcome.reason) == (None, "terminated")
+
+
+def test_ranks_that_are_ended_because_another_failed_do_not_hide_it():
+    exits = [rank(2, 5, when=1), rank(0, 143, when=2, told=True), rank(1, 0, when=3, told=True)]
+    assert judge(exits, ranks=3, told=None).reason == "rank 2 ended with exit code 5"
+
+
+def test_a_setup_line_that_ends_the_script_is_no_success():
+    assert judge([rank(0, 0, "setup")], ranks=1, told=None).state == "failed"
 
 
 def test_after_the_time_limit_the_next_link_goes_on_whatever_the_program_said():
@@ -100,6 +112,11 @@ def status(cause):
 )
 def test_a_person_who_cancels_means_it_and_a_lost_node_does_not(cause, state):
     assert after_a_silent_end(status(cause)).state == state
+
+
+def test_a_link_that_asked_for_the_next_one_has_not_died():
+    asked = dataclasses.replace(status(Cause.FAILED), exit_code=75)
+    assert after_a_silent_end(asked).reason == "terminated"
 
 
 def test_nothing_known_is_no_reason_to_end_a_run():

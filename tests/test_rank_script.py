@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -99,7 +102,7 @@ def test_a_rank_s_exit_code_is_its_own_even_when_it_is_told_to_end(places):
         start_new_session=True,
     )
     assert process.wait(timeout=20) == 9
-    assert (places.logs / "rank-0.exit").read_text() == "9 program\n"
+    assert (places.logs / "rank-0.exit").read_text() == "9 program told\n"
 
 
 def test_a_virtual_environment_is_activated(places, tmp_path):
@@ -172,7 +175,7 @@ def test_the_container_s_command_line_is_as_recorded(places):
         resources={"gpus_per_node": 1},
         environment={"container": {"image": "/images/a b.sif", "bind": ["/data", "/x:/y:ro"]}},
     )
-    line = made[RANK].splitlines()[-1]
+    line = made[RANK].splitlines()[-2]
     home = str(places.home).replace("'", "'\"'\"'")
     assert line == (
         f"apptainer exec --nv --bind '{home}' --bind /data --bind /x:/y:ro "
@@ -201,6 +204,42 @@ def test_inside_a_container_bash_is_all_that_is_needed(places, tmp_path):
     done = run(places, made, PATH=f"{tools}:/usr/bin:/bin")
     assert done.stdout == f"set up\na.sif 5 {places.work}\n"
     assert (places.logs / "rank-5.exit").read_text() == "5 program\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("cd /nowhere && export X=1", "cd /nowhere"),
+        ("false | cat", "false | cat"),
+        ("exit 0", "exit 0"),
+        ("trap true EXIT; false", None),
+    ],
+)
+def test_setup_stops_at_its_first_failure_however_it_fails(places, line, named):
+    made = scripts(places, program="echo ran", environment={"setup": [line, "echo went on"]})
+    done = run(places, made)
+    assert done.stdout == ""
+    assert (places.logs / "rank-5.exit").read_text().endswith(" setup\n")
+    assert named is None or f"hpckit: setup ended at: {named}" in done.stderr
+
+
+def test_what_was_told_to_end_finishes_saving_and_nothing_comes_after_it(places):
+    save = "bash -c \"trap 'sleep 1; echo saved; exit 0' TERM; touch ready; sleep 30 & wait\""
+    made = scripts(places, program=f"{save}; echo evaluating")
+    for name, text in made.items():
+        (places.logs / name).write_text(text)
+    process = subprocess.Popen(
+        ["bash", str(places.logs / RANK)],
+        env={"PATH": "/usr/bin:/bin", "SLURM_PROCID": "0"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (places.work / "ready").exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "saved\n"
+    assert (places.logs / "rank-0.exit").read_text() == "143 program told\n"
 
 
 def test_a_setup_line_that_fails_inside_a_container_stops_it(places):

@@ -236,13 +236,6 @@ def test_a_wrong_time_limit_is_one_error_not_two(refused: Refused) -> None:
     assert [each.split(": ")[1] for each in refused(text)] == ["resources.time"]
 
 
-def test_a_gpu_type_is_kept_beside_the_number(load: Load) -> None:
-    spec = load(
-        "name: a\nprogram: {command: x, processes: per_gpu}\nresources: {gpus_per_node: a100:4}"
-    )
-    assert (spec.resources.gpus, spec.resources.gpu_type) == (4, "a100")
-
-
 @pytest.mark.parametrize(
     "resources", ["{gpus_per_node: 2}", "{nodes: 2}", "{gpus_per_node: a100:2}"]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from hpckit.files import write_json
 from hpckit.ledger import Event
 from hpckit.run import Attempt, Run, point_run
 from hpckit.scheduler.base import Cause, Phase
+from hpckit.scheduler.local_state import Process
 from hpckit.status.state import Answer, Facts, assign, decide, in_foreground
 from tests.test_outcome import status
 
@@ -79,7 +81,7 @@ def test_a_running_link_stands_before_those_that_wait(run):
 
 def test_silence_is_unknown_and_never_a_guess(run):
     assert decided(facts(run, *SUBMITTED), silent="no answer").state == "unknown"
-    gone = decided(facts(run, *SUBMITTED), history_silent="sacct: no answer")
+    gone = decided(facts(run, *SUBMITTED), unheard={"a/b": "sacct: no answer"})
     assert (gone.state, gone.reason) == ("unknown", "left the queue; sacct: no answer")
     assert decided(facts(run, *SUBMITTED)).state == "unknown"
 
@@ -115,10 +117,17 @@ def test_an_answer_that_was_lost_changes_nothing_for_a_job_that_is_known_by_its_
     assert decided(facts(run, event("submit")), job(phase=Phase.RUNNING)).state == "running"
 
 
-def test_a_foreground_run_that_was_killed_is_told_by_its_silence(run):
+def test_a_foreground_run_is_looked_for_where_it_ran_and_nowhere_else(run):
     alone = dataclasses.replace(run, scheduler="foreground", created=iso(NOW - 10))
-    assert in_foreground(facts(alone), NOW).state == "running"
-    assert in_foreground(facts(alone), NOW + 100).reason == "hpckit run was killed"
+    here = {"host": socket.gethostname(), "process": Process.this()._asdict()}
+    attempt = alone.claim_attempt(here)
+    assert in_foreground(facts(alone, attempts=[attempt]), NOW + 9999).state == "running"
+    gone = {**here, "process": {**here["process"], "start": "1"}}
+    write_json(attempt.dir / "attempt.json", gone)
+    assert in_foreground(facts(alone, attempts=[attempt]), NOW).reason == "hpckit run was killed"
+    write_json(attempt.dir / "attempt.json", {**gone, "host": "elsewhere"})
+    assert in_foreground(facts(alone, attempts=[attempt]), NOW).state == "running"
+    assert in_foreground(facts(alone, attempts=[attempt]), NOW + 9999).state == "unknown"
 
 
 def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
@@ -129,6 +138,40 @@ def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
     assert decided(fact, old).state == "running"
     assert decided(fact, job(phase=Phase.ENDED, cause=Cause.NODE_FAIL)).state == "stopped"
     assert decided(fact, old, silent="no answer").state == "unknown"
+
+
+def test_half_a_sweep_that_was_never_sent_is_told_apart_from_the_half_that_was(tmp_path):
+    sweep = Run(
+        dir=tmp_path,
+        id="a/b",
+        name="a",
+        created=iso(NOW - 3600),
+        scheduler="slurm",
+        params={},
+        points=4,
+        chains=2,
+    )
+    for number, offset in ((1, 0), (2, 2)):
+        folder = tmp_path / "chains" / f"{number:03d}"
+        folder.mkdir(parents=True)
+        write_json(folder / "chain.json", {"number": number, "offset": offset, "size": 2})
+    events = (event("submit"), event("submitted", job_id="7", chain=1))
+    sent, unsent = (facts(point_run(sweep, index, {}), *events) for index in (1, 3))
+    assert decided(sent).state == "unknown"
+    assert decided(unsent).reason == "the submission was cut off: nothing reached the queue"
+    refused = (*events, event("refused", chain=2, reason="too many jobs"))
+    assert decided(facts(point_run(sweep, 3, {}), *refused)).reason == "too many jobs"
+    assert decided(facts(point_run(sweep, 1, {}), *refused)).state == "unknown"
+
+
+def test_a_cancel_that_was_not_heard_is_told(run):
+    wished = facts(run, *SUBMITTED, event("cancel"))
+    assert "cancel it again" in decided(wished, job(phase=Phase.RUNNING)).reason
+
+
+def test_a_wait_that_will_never_end_is_told(run):
+    waiting = job(phase=Phase.PENDING, reason="PartitionTimeLimit")
+    assert "will not start like this" in decided(facts(run, *SUBMITTED), waiting).reason
 
 
 def test_points_find_their_tasks_in_split_and_unsplit_arrays(tmp_path):

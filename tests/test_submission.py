@@ -103,7 +103,7 @@ def test_sections_that_nothing_acts_on_yet_are_said():
     assert "hooks, notify" in made.warnings[0]
 
 
-@pytest.mark.parametrize("root", ["/a\nb", "/a\rb", "/a%jb"])
+@pytest.mark.parametrize("root", ["/a\nb", "/a\rb", "/a%jb", "/50%A"])
 def test_a_root_that_would_change_a_script_is_refused(root):
     with pytest.raises(UsageError):
         make_plan(root=Path(root))
@@ -114,7 +114,7 @@ def test_a_root_that_would_change_a_script_is_refused(root):
     ["$(touch broken)", "`touch broken`", "'; touch broken; '", '"; touch broken; "', "a b", "-x"],
 )
 def test_no_value_breaks_out_of_the_header(value, tmp_path):
-    made = make_plan(slurm={"comment": value, "constraint": value}, resources={"partition": value})
+    made = make_plan(slurm={"comment": value, "constraint": value})
     script = made.script(made.chains[0])
     assert options(script)["comment"] == value
     header = script.partition("# setup")[0]

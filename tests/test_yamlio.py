@@ -235,6 +235,8 @@ def test_a_folder_and_a_path_that_cannot_be_opened_are_told_apart(tmp_path: Path
         yamlio.read(Path("a\0b"))
 
 
-def test_an_endless_file_is_not_read_to_its_end() -> None:
-    with pytest.raises(SpecError, match="larger than"):
-        yamlio.read(Path("/dev/zero"))
+def test_what_is_no_regular_file_is_not_read_at_all(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (Path("/dev/zero"), tmp_path / "pipe.yaml"):
+        with pytest.raises(UsageError, match="no regular file"):
+            yamlio.read(path)

@@ -71,6 +71,10 @@ def main() -> None:
     """Run a command; a person's mistake is a sentence and an exit code, never a traceback."""
     from hpckit.errors import HpckitError
 
+    if sys.stdout is None or sys.stderr is None:
+        # Somebody closed them (`>&-`): there is nobody to tell.
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 (it lasts as long as the program)
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
         code = hpckit.main(standalone_mode=False)
     except click.ClickException as error:
@@ -85,9 +89,30 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except HpckitError as error:
-        print(f"hpckit: {error}", file=sys.stderr)
-        code = error.exit_code
+        code = _tell(error.message, error.hint, error.exit_code)
     except OSError as error:
-        print(f"hpckit: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        code = 1
+        where = f"{error.filename}: " if error.filename else ""
+        here = "" if _is_here() else "the current folder does not exist any more"
+        code = _tell(f"{where}{error.strerror or error}", here, 1)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(message: str, hint: str, code: int) -> int:
+    """A refusal, for people on stderr; and as the one object on stdout for who asked for JSON."""
+    print(f"hpckit: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+    if "--json" in sys.argv:
+        import json
+
+        about = {"message": message, "hint": hint, "exit_code": code}
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": about}, indent=1, ensure_ascii=False))
+    return code
+
+
+def _is_here() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False

@@ -33,8 +33,8 @@ def doctor(
     A small job on a node looks at what the login node cannot know. Exit code 1 if anything fails.
     """
     from hpckit import settings
-    from hpckit.cli.paint import note, paint
     from hpckit.doctor import FAIL, examine
+    from hpckit.paint import note, paint
 
     spec = None
     place = settings.root(root)

@@ -12,9 +12,17 @@ from hpckit.cli.options import find_run, json_option, print_json, root_option, r
 @click.command()
 @run_argument()
 @click.option("-f", "--follow", is_flag=True, help="Go on, over all attempts, until the run ends.")
-@click.option("--rank", default=0, show_default=True, help="Which process's output.")
-@click.option("--attempt", type=int, help="Which attempt (the last one by default).")
-@click.option("-n", "--lines", type=int, help="Only so many lines from the end.")
+@click.option(
+    "--rank",
+    default=0,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Which process's output.",
+)
+@click.option(
+    "--attempt", type=click.IntRange(min=1), help="Which attempt (the last one by default)."
+)
+@click.option("-n", "--lines", type=click.IntRange(min=1), help="Only so many lines from the end.")
 @click.option("--worker", is_flag=True, help="What hpckit itself and Slurm printed.")
 @root_option
 @json_option
@@ -34,6 +42,8 @@ def logs(
     run = find_run(root, name)
     if run.is_sweep:
         raise UsageError(f"{run.id} is a sweep of {run.points} runs", f"name one: {run.id}/000")
+    if follow and attempt is not None:
+        raise UsageError("--follow goes over all attempts", "leave out --attempt")
     if follow and as_json:
         raise UsageError("--follow has no end for --json to wait for", "give one of them")
     if follow:

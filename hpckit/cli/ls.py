@@ -5,13 +5,17 @@ from __future__ import annotations
 import click
 
 from hpckit.cli.options import json_option, print_json, root_option
+from hpckit.paint import note, table
 
 SHOWN = 30
+STATES = ("pending", "running", "healing", "done", "stopped", "failed", "cancelled", "unknown")
 
 
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help=f"More than the newest {SHOWN}.")
-@click.option("--state", metavar="STATE", help="Only runs in this state.")
+@click.option(
+    "--state", type=click.Choice(STATES), metavar="STATE", help="Only runs in this state."
+)
 @click.argument("name", required=False)
 @root_option
 @json_option
@@ -35,11 +39,13 @@ def ls(
     if as_json:
         print_json({"root": str(place), "total": len(wanted), "runs": older + newest})
         return
+    if rows and not wanted:
+        note(f"none of the {len(rows)} runs under {place} is so")
+        return
     _print(older + newest, len(wanted), str(place))
 
 
 def _print(rows: list[dict[str, object]], total: int, place: str) -> None:
-    from hpckit.cli.paint import note, table
     from hpckit.clock import local_words
 
     if not rows:

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--older", default="30d", show_default=True, help="Only runs that ended so long ago.")
-@click.option("--keep", default=3, show_default=True, help="The newest so many of each name stay.")
+@click.option(
+    "--keep",
+    default=3,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="The newest so many of each name stay.",
+)
 @click.option("--max-size", metavar="SIZE", help="A quota: beyond it the oldest go, whatever age.")
 @click.option("-y", "--yes", is_flag=True, help="Delete; without it, only tell.")
 @root_option
@@ -75,7 +81,7 @@ def _mb(text: str | None) -> float | None:
 
 
 def _delete(going: list[Verdict]) -> None:
-    from hpckit.cli.paint import note
+    from hpckit.paint import note
     from hpckit.pruning import delete
 
     for number, verdict in enumerate(going, start=1):
@@ -84,7 +90,7 @@ def _delete(going: list[Verdict]) -> None:
 
 
 def _print(verdicts: list[Verdict], deleted: bool) -> None:
-    from hpckit.cli.paint import note, size, table
+    from hpckit.paint import note, size, table
 
     word = "deleted" if deleted else "may go"
     rows = [

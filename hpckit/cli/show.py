@@ -45,8 +45,8 @@ def describe_sweep(run: Run) -> dict[str, Any]:
 
 def run_text(told: dict[str, Any]) -> str:
     """A run as a person reads it: what it does, its attempts, what it has used, what is next."""
-    from hpckit.cli.paint import paint
     from hpckit.clock import local_words
+    from hpckit.paint import paint
 
     head = [paint(told["run"], "bold"), paint(told["state"].upper(), told["state"])]
     if told["attempts"]:
@@ -76,8 +76,8 @@ def _waiting(coming: dict[str, Any]) -> str:
 
 
 def _facts(told: dict[str, Any]) -> list[str]:
-    from hpckit.cli.paint import short
     from hpckit.clock import local_words
+    from hpckit.paint import short
 
     hours = told["gpu_hours"]
     params = "  ".join(f"{key}={short(value)}" for key, value in told["params"].items())
@@ -89,8 +89,8 @@ def _facts(told: dict[str, Any]) -> list[str]:
 
 
 def _attempts(told: dict[str, Any]) -> str:
-    from hpckit.cli.paint import table
     from hpckit.clock import local_words
+    from hpckit.paint import table
 
     rows = [
         (
@@ -111,18 +111,19 @@ def _attempts(told: dict[str, Any]) -> str:
 def _last_words(told: dict[str, Any]) -> list[str]:
     """The end of the log of what failed: most questions end there."""
     from hpckit.logs import failed_log, tail
+    from hpckit.paint import harmless
 
     if told["state"] != "failed" or not told["attempts"]:
         return []
     log = failed_log(told["attempts"][-1])
     if log is None:
         return []
-    return [f"the end of {log}", *(f"  {line}" for line in tail(log, 12))]
+    return [f"the end of {log}", *(f"  {harmless(line)}" for line in tail(log, 12))]
 
 
 def sweep_text(told: dict[str, Any]) -> str:
     """A sweep as a table: each point with what is varied."""
-    from hpckit.cli.paint import paint, short, table
+    from hpckit.paint import paint, short, table
 
     head = f"{paint(told['run'], 'bold')}   {told['points']} runs: {told['reason']}"
     rows = []

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpckit.cli.options import cluster_option, json_option, print_json, root_option, set_option
-from hpckit.cli.paint import note
+from hpckit.paint import note
 
 if TYPE_CHECKING:
-    from hpckit.scheduler.base import Scheduler
     from hpckit.spec import JobSpec
     from hpckit.submission.plan import SubmissionPlan
 
@@ -35,6 +34,8 @@ def submit(
     as_json: bool,
 ) -> None:
     """Submit the job that SPEC (job.yaml) describes: one run, or a sweep of runs."""
+    if follow and as_json:
+        raise click.UsageError("--follow prints what the run prints: leave out --json")
     spec, place = load(spec_path, overrides, cluster, root)
     if dry_run:
         _print_dry_run(_dry_plan(spec, place, cluster), as_json)
@@ -61,19 +62,23 @@ def submit(
     cache = QueueCache(scheduler)
     source = Path(spec_path).absolute()
     try:
-        run = commit(plan, scheduler, source=source.parent, spec_text=_text(source), progress=note)
+        done = commit(plan, scheduler, source=source.parent, spec_text=_text(source), progress=note)
     finally:
         cache.forget()
     from hpckit.cli import submitted
 
     if as_json:
-        print_json(submitted.as_json(run))
+        print_json(submitted.as_json(plan, done))
     else:
-        submitted.tell(plan, run, cache)
+        submitted.tell(plan, done, cache)
+    if follow and done.run.is_sweep:
+        from hpckit.cli.watch import watch_run
+
+        sys.exit(watch_run(done.run))
     if follow:
         from hpckit.follow import follow_run
 
-        sys.exit(follow_run(run, cache))
+        sys.exit(follow_run(done.run, cache))
 
 
 def load(
@@ -95,26 +100,19 @@ def _text(path: Path) -> str:
 def _dry_plan(spec: JobSpec, place: Path, cluster: str | None) -> SubmissionPlan:
     import time
 
+    from hpckit import settings
+    from hpckit.errors import HpckitError
     from hpckit.submission.plan import plan as make_plan
 
     kind, limit = "slurm", 1001
-    scheduler = _scheduler_if_any(cluster)
-    if scheduler is not None:
+    try:
+        scheduler = settings.scheduler(cluster)
         kind, limit = scheduler.kind, scheduler.max_array_size()
+    except HpckitError as error:
+        # A dry run needs no scheduler; where one answers, its limits make it exact.
+        note(f"no scheduler asked: {error.message}")
     run_id = f"{spec.name}/{time.strftime('%m%d')}-xxx"
     return make_plan(spec, run_id=run_id, root=place, scheduler=kind, max_array_size=limit)
-
-
-def _scheduler_if_any(cluster: str | None) -> Scheduler | None:
-    """A dry run needs no scheduler; where one answers, its limits make it exact."""
-    from hpckit import settings
-    from hpckit.errors import HpckitError
-
-    try:
-        return settings.scheduler(cluster)
-    except HpckitError as error:
-        note(f"no scheduler asked: {error.message}")
-        return None
 
 
 def _print_dry_run(plan: SubmissionPlan, as_json: bool) -> None:

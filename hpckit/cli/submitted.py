@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hpckit.cli.paint import note, paint, short, size, table
 from hpckit.clock import local_words
 from hpckit.errors import HpckitError
 from hpckit.files import read_json
 from hpckit.limits import unit_name
-from hpckit.run import Run, chain_folder
+from hpckit.paint import note, paint, short, size, table
+from hpckit.run import Run
+from hpckit.submission.commit import Submitted
 from hpckit.submission.plan import SubmissionPlan, lead_s
 
 if TYPE_CHECKING:
@@ -19,17 +20,16 @@ if TYPE_CHECKING:
 LISTED = 20
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def as_json(plan: SubmissionPlan, done: Submitted) -> dict[str, Any]:
     """Every run that was submitted, with the job of its first attempt."""
-    arrays = _arrays(run)
-    if not run.is_sweep:
-        return {"runs": [_entry(run, f"{arrays[0][0]}_1")]}
+    if not done.run.is_sweep:
+        return {"runs": [_entry(done.run, f"{done.arrays[0]}_1")]}
+    points = done.run.point_runs()
     entries = []
-    for point in run.point_runs():
-        assert point.point is not None
-        array, offset = next(pair for pair in reversed(arrays) if pair[1] <= point.point)
-        entries.append(_entry(point, f"{array}_{point.point - offset}"))
-    return {"sweep": run.id, "runs": entries}
+    for chain, array in zip(plan.chains, done.arrays, strict=True):
+        for task, point in enumerate(points[chain.offset : chain.offset + chain.size]):
+            entries.append(_entry(point, f"{array}_{task}"))
+    return {"sweep": done.run.id, "runs": entries}
 
 
 def _entry(run: Run, job_id: str) -> dict[str, Any]:
@@ -37,20 +37,10 @@ def _entry(run: Run, job_id: str) -> dict[str, Any]:
     return {**about, "params": run.params}
 
 
-def _arrays(run: Run) -> list[tuple[str, int]]:
-    """The arrays that hold a run, each with its first point."""
-    found = []
-    for event in run.ledger().events():
-        if event.kind == "submitted":
-            chain = read_json(chain_folder(run.dir, event.data["chain"]) / "chain.json")
-            found.append((str(event.data["job_id"]), int(chain["offset"])))
-    return sorted(found, key=lambda pair: pair[1])
-
-
-def tell(plan: SubmissionPlan, run: Run, cache: QueueCache) -> None:
+def tell(plan: SubmissionPlan, done: Submitted, cache: QueueCache) -> None:
     """The job, what it asks for, what it may spend, what happens at the limit, what comes next."""
-    spec = plan.spec
-    jobs = ", ".join(array for array, _ in _arrays(run))
+    spec, run = plan.spec, done.run
+    jobs = ", ".join(done.arrays)
     where = "Slurm" if plan.scheduler == "slurm" else "the local scheduler"
     print(f"{paint(run.id, 'bold')}  submitted to {where} as job {jobs}")
     lines = {"asks": _asks(plan), "folder": str(run.dir), "code": _code(run)}

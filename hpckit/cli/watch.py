@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from hpckit.cli.options import find_run, root_option, run_argument
+from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
+from hpckit.paint import ESCAPES, harmless, plain_line
 from hpckit.run import Run
 
 EVERY_S = 1.0
@@ -18,23 +19,31 @@ LINES = 8
 @click.command()
 @run_argument()
 @root_option
-def watch(name: str | None, root: str | None) -> None:
+@json_option
+def watch(name: str | None, root: str | None, as_json: bool) -> None:
     """Follow a run or a sweep until it ends; the exit code is its outcome.
 
-    On a terminal the picture is redrawn in place; piped, each change is a line.
+    On a terminal the picture is redrawn in place; piped, each change is a line; with --json the
+    end is one object.
     """
-    run = find_run(root, name)
-    picture = _Picture() if sys.stdout.isatty() else None
+    sys.exit(watch_run(find_run(root, name), as_json=as_json))
+
+
+def watch_run(run: Run, *, as_json: bool = False) -> int:
+    """Show a run or sweep until it has ended; its outcome as an exit code."""
+    picture = _Picture() if sys.stdout.isatty() and not as_json else None
     said = ""
     while True:
         told = _told(run)
         if picture is not None:
             picture.draw(_text(run, told))
-        elif (line := _line(told)) != said:
+        elif not as_json and (line := _line(told)) != said:
             print(line, flush=True)
             said = line
         if told["state"] in ("done", "stopped", "failed", "cancelled"):
-            sys.exit(_exit_code(told["state"]))
+            if as_json:
+                print_json(told)
+            return _exit_code(told["state"])
         time.sleep(EVERY_S)
 
 
@@ -65,7 +74,7 @@ def _text(run: Run, told: dict[str, Any]) -> str:
     attempts = run.attempts()
     log = rank_log(attempts[-1], 0) if attempts else None
     if log is not None and log.exists() and told["state"] != "failed":
-        text += "\n\n" + "\n".join(tail(log, LINES))
+        text += "\n\n" + "\n".join(harmless(line) for line in tail(log, LINES))
     return text
 
 
@@ -79,7 +88,10 @@ class _Picture:
         import shutil
 
         columns, rows = shutil.get_terminal_size()
-        lines = [_cut(line, columns) for line in text.splitlines()][: rows - 1]
+        lines = [_cut(line, columns) for line in text.split("\n")]
+        if len(lines) > rows - 1:
+            hidden = len(lines) - rows + 2
+            lines = [*lines[: rows - 2], f"({hidden} more lines: hpckit show tells all)"]
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         body = "".join(f"\x1b[2K{line}\n" for line in lines)
         sys.stdout.write(f"{up}\r{body}\x1b[J")
@@ -88,7 +100,13 @@ class _Picture:
 
 
 def _cut(line: str, columns: int) -> str:
-    # Colours take no room on the screen; a progress bar's carriage return would draw over ours.
-    line = line.rpartition("\r")[2] if "\r" in line.rstrip("\r") else line.rstrip("\r")
-    line = line.expandtabs()
-    return line if "\x1b" in line or len(line) < columns else line[: columns - 1]
+    """A line that takes one row: escape sequences take no room, and none is left open."""
+    line = plain_line(line)
+    shown, out = 0, ""
+    for part in ESCAPES.split(line):
+        if ESCAPES.fullmatch(part):
+            out += part
+            continue
+        out += part[: max(0, columns - 1 - shown)]
+        shown += len(part)
+    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -54,10 +55,10 @@ def _tools() -> Iterator[Finding]:
                 message=f"{tool} is missing: {why}",
                 remedy=f"ask for {tool}, or load its module",
             )
-    answer = shutil.which("sbatch") and subprocess.run(
-        ["sbatch", "--version"], capture_output=True, text=True, timeout=20, check=False
-    )
-    if answer:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(
+            ["sbatch", "--version"], capture_output=True, text=True, timeout=20, check=False
+        )
         yield Finding(check="tools", status=OK, message=answer.stdout.strip())
 
 

@@ -101,7 +101,7 @@ def _wait(path: Path) -> dict[str, Any] | None:
 def _no_answer(slurm: Slurm, array_id: str) -> Finding:
     mine = [job for job in slurm.queue() if job.array_id == array_id]
     waiting = next((job for job in mine if job.phase == "pending"), None)
-    if waiting is not None and len(mine) == 1:
+    if waiting is not None and all(job.phase == "pending" for job in mine):
         return Finding(
             check="probe job",
             status=SKIP,

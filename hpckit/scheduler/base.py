@@ -63,6 +63,10 @@ class Scheduler(Protocol):
 
     kind: str
 
+    def place(self) -> str:
+        """Which one it is, without asking it: a configuration's path, or a machine's name."""
+        ...
+
     def submit(self, script: Path) -> str:
         """Hand over a script from its own folder; the job's (or array's) id.
 

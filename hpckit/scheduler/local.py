@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,10 @@ class Local:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or state.root()).absolute()
+
+    def place(self) -> str:
+        """This machine's name: its jobs are seen from nowhere else."""
+        return socket.gethostname()
 
     def submit(self, script: Path) -> str:
         """Start a supervisor for a script; the job's number."""

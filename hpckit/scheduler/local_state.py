@@ -176,7 +176,10 @@ def read(path: Path) -> Any:
 def read_job(folder: Path) -> Job | None:
     """What the job in a folder asked for."""
     found = read(folder / "job.json")
-    return Job(**found) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or set(found) != set(Job._fields):
+        # Another version's, or not whole: it says nothing that can be relied on.
+        return None
+    return Job(**found)
 
 
 def read_tasks(folder: Path) -> dict[int, dict[str, Any]]:

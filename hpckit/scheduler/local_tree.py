@@ -67,11 +67,11 @@ def children() -> dict[int, list[int]]:
     return found
 
 
-def descendants() -> list[int]:
-    """All of this process's descendants, but what belongs to supervisors and keepers of jobs."""
+def descendants(of: int | None = None) -> list[int]:
+    """All descendants of a process, this one by default, but supervisors and keepers of jobs."""
     below = children()
     found: list[int] = []
-    todo = list(below.get(os.getpid(), ()))
+    todo = list(below.get(os.getpid() if of is None else of, ()))
     while todo:
         pid = todo.pop()
         if not _is_ours(pid):

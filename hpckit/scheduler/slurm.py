@@ -55,6 +55,11 @@ class Slurm:
     def __init__(self) -> None:
         self._max_array_size: int | None = None
 
+    def place(self) -> str:
+        """The path of the configuration in force."""
+        standing = [path for path in CONFIGURATIONS if Path(path).exists()]
+        return os.environ.get("SLURM_CONF") or next(iter(standing), "slurm")
+
     def submit(self, script: Path) -> str:
         """Hand a script to sbatch, from its own folder, so that output paths start there."""
         script = script.absolute()

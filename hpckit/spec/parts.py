@@ -49,6 +49,13 @@ Name = Annotated[
     Text(pattern=NAME_PATTERN, expected="up to 64 letters, digits, dots, dashes or underscores"),
 ]
 Line = Annotated[str, Text(one_line=True)]
+# What becomes an argument of a command: one that begins with a dash would be an option of it.
+Word = Annotated[
+    str,
+    Text(
+        pattern=r"[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*", expected="one line that begins with no dash"
+    ),
+]
 Seconds = Annotated[int, Duration()]
 Megabytes = Annotated[int, Size()]
 Count = Annotated[int, Whole(min=0)]
@@ -119,35 +126,30 @@ class Resources:
     time: Annotated[int, Duration(min=60)] = setting(
         default=3600, help="Time limit of one attempt, such as 24h."
     )
-    partition: Line | None = setting(default=None, help="Slurm's partition.")
-    account: Line | None = setting(default=None, help="Slurm's account.")
+    partition: Word | None = setting(default=None, help="Slurm's partition.")
+    account: Word | None = setting(default=None, help="Slurm's account.")
 
     @property
     def gpus(self) -> int:
         """GPUs on each node, as a number."""
         return int(str(self.gpus_per_node).rpartition(":")[2])
 
-    @property
-    def gpu_type(self) -> str | None:
-        """The type of GPU asked for, if any."""
-        return str(self.gpus_per_node).rpartition(":")[0] or None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
     """An image that the program runs in; the worker stays outside."""
 
-    image: Line = setting(help="An image, such as a.sif.")
-    bind: tuple[Line, ...] = setting(default=(), help="Folders to bind: /data or /data:/inside.")
+    image: Word = setting(help="An image, such as a.sif.")
+    bind: tuple[Word, ...] = setting(default=(), help="Folders to bind: /data or /data:/inside.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """What the program finds around it."""
 
-    modules: tuple[Line, ...] = setting(default=(), help="Modules to load, in order.")
-    conda: Line | None = setting(default=None, help="A conda environment's name or path.")
-    venv: Line | None = setting(default=None, help="A virtual environment's folder.")
+    modules: tuple[Word, ...] = setting(default=(), help="Modules to load, in order.")
+    conda: Word | None = setting(default=None, help="A conda environment's name or path.")
+    venv: Word | None = setting(default=None, help="A virtual environment's folder.")
     container: Container | None = setting(default=None, help="A container image.")
     variables: Annotated[
         dict[str, str],

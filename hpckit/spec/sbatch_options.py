@@ -61,6 +61,7 @@ MANAGED: dict[str, str] = {
     "quiet": _ANSWER,
     "requeue": _CHAIN,
     "signal": "use checkpoint.before_end",
+    "tasks-per-node": _LAUNCH,
     "test-only": "use hpckit submit --dry-run",
     "time": "use resources.time",
     "uid": "a run belongs to whoever submits it",

@@ -53,8 +53,10 @@ class Index:
                 stamps[run.id] = stamp
                 open_.append(run)
         for fresh in self._fresh(open_, cache):
+            # What was only gathered from others' words may be told otherwise tomorrow.
+            is_own_word = fresh.pop("is_own_word")
             rows.append(fresh)
-            if fresh["state"] in FINAL_STATES:
+            if fresh["state"] in FINAL_STATES and is_own_word:
                 kept[fresh["dir"]] = [stamps[fresh["run"]], fresh]
         if kept != known:
             self._write(kept)
@@ -71,15 +73,17 @@ class Index:
         kinds = {run.scheduler for run in runs}
         for kind in sorted(kinds):
             mine = [run for run in runs if run.scheduler == kind]
-            flat = [
-                point for run in mine for point in (run.point_runs() if run.is_sweep else [run])
-            ]
+            points = {run.id: run.point_runs() for run in mine if run.is_sweep}
+            flat = [point for run in mine for point in points.get(run.id, [run])]
             told = {
-                facts.run.id: row(facts, state) for facts, state in states_of(flat, cache(kind))
+                facts.run.id: {**row(facts, state), "is_own_word": facts.final is not None}
+                for facts, state in states_of(flat, cache(kind))
             }
             for run in mine:
                 if run.is_sweep:
-                    yield sweep_row(run, [told[point.id] for point in run.point_runs()])
+                    rows = [told[point.id] for point in points[run.id]]
+                    is_own_word = all(each.pop("is_own_word") for each in rows)
+                    yield {**sweep_row(run, rows), "is_own_word": is_own_word}
                 else:
                     yield told[run.id]
 

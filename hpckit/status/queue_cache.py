@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 QUEUE_S = 30.0
 HISTORY_S = 300.0
+KEPT_S = 30 * 86_400.0
+# Changes with what JobStatus holds.
+VERSION = 1
 
 
 class QueueCache:
@@ -31,57 +34,93 @@ class QueueCache:
 
     def __init__(self, scheduler: Scheduler, folder: Path | None = None) -> None:
         self.scheduler = scheduler
-        where = os.environ.get("SLURM_CONF", "") + os.environ.get("HPCKIT_LOCAL_DIR", "")
-        key = hashlib.sha256(f"{scheduler.kind}:{where}".encode()).hexdigest()[:12]
-        self.path = (folder or cache_folder()) / f"queue-{key}.json"
-        self._queue_s = QUEUE_S if scheduler.kind == "slurm" else 0.0
+        self.path = (folder or cache_folder()) / f"queue-{_key(scheduler)}.json"
+        self._is_slurm = scheduler.kind == "slurm"
 
     def queue(self) -> list[JobStatus]:
         """All of the user's jobs, at most half a minute old; SchedulerSilent where unknown."""
         known = self._read()
-        if time.time() - known.get("queue_time", 0.0) < self._queue_s:
+        if self._is_fresh(known, "queue_time", QUEUE_S) or self._is_asked_now(known):
             if known.get("silent"):
                 raise SchedulerSilent(known["silent"])
             return [_status(entry) for entry in known["queue"]]
+        # A claim, so that commands that look in the same moment do not all ask.
+        self._write({**known, "asking": time.time()})
         try:
             found = self.scheduler.queue()
         except SchedulerSilent as error:
-            self._write({**known, "queue_time": time.time() - QUEUE_S + 5, "silent": error.message})
+            self._update(queue_time=time.time(), silent=error.message, asking=0.0)
             raise
         queue = [_plain(status) for status in found]
-        self._write({**known, "queue_time": time.time(), "queue": queue, "silent": None})
+        self._update(queue_time=time.time(), queue=queue, silent=None, asking=0.0)
         return found
 
-    def history(self, names: Sequence[str], since: str) -> list[JobStatus]:
-        """What accounting knows of jobs that have left the queue, by their names."""
+    def history(self, names: Sequence[str], since: str) -> tuple[list[JobStatus], dict[str, str]]:
+        """What accounting knows of jobs that left the queue; and what it could not be asked."""
         known = self._read()
-        kept: dict[str, list[Any]] = known.get("history", {})
-        missing = sorted(set(names) - set(kept))
-        asked_lately = time.time() - known.get("history_time", 0.0) < HISTORY_S
-        if missing and not (asked_lately and self._queue_s):
-            found = self.scheduler.history(missing, since)
-            for status in found:
-                kept.setdefault(status.name, []).append(_plain(status))
-            ended = {name: kept[name] for name in kept if _all_ended(kept[name])}
-            self._write({**known, "history_time": time.time(), "history": ended})
+        kept: dict[str, Any] = known.get("history", {})
+        missing = [name for name in names if not self._is_told(kept.get(name))]
+        silent = ""
+        if missing and self._is_slurm and self._is_fresh(known, "history_time", HISTORY_S):
+            silent = "accounting was asked less than five minutes ago"
         elif missing:
-            raise SchedulerSilent("accounting was asked less than five minutes ago")
-        return [_status(entry) for name in names for entry in kept.get(name, [])]
+            try:
+                kept = self._ask_history(kept, missing, since)
+            except SchedulerSilent as error:
+                silent = error.message
+                self._update(history_time=time.time())
+        jobs = [_status(job) for name in names for job in kept.get(name, {}).get("jobs", [])]
+        return jobs, {name: silent for name in missing if silent and name not in kept}
+
+    def _ask_history(
+        self, kept: dict[str, Any], names: Sequence[str], since: str
+    ) -> dict[str, Any]:
+        now = time.time()
+        found: dict[str, Any] = {name: {"time": now, "jobs": []} for name in names}
+        for status in self.scheduler.history(names, since):
+            found[status.name]["jobs"].append(_plain(status))
+        young = {name: entry for name, entry in kept.items() if now - entry["time"] < KEPT_S}
+        self._update(history_time=now, history={**young, **found})
+        return {**kept, **found}
+
+    def _is_told(self, entry: dict[str, Any] | None) -> bool:
+        """Whether an answer holds: for ever if all of it has ended, else for five minutes."""
+        if entry is None:
+            return False
+        ended = bool(entry["jobs"]) and _all_ended(entry["jobs"])
+        return ended or (self._is_slurm and 0 <= time.time() - entry["time"] < HISTORY_S)
 
     def forget(self) -> None:
         """The queue has just been changed by ourselves: what is cached is not true any more."""
-        known = self._read()
-        self._write({**known, "queue_time": 0.0, "history_time": 0.0})
+        self._update(queue_time=0.0)
+
+    def _is_fresh(self, known: dict[str, Any], key: str, for_s: float) -> bool:
+        # A time that is yet to come was written by a clock that is wrong: it means nothing.
+        return self._is_slurm and 0 <= time.time() - known.get(key, 0.0) < for_s
+
+    def _is_asked_now(self, known: dict[str, Any]) -> bool:
+        """Whether another command is asking, and there is an older answer to do with."""
+        has_older = bool(known.get("queue_time")) and "queue" in known
+        return has_older and self._is_fresh(known, "asking", 20.0)
 
     def _read(self) -> dict[str, Any]:
         known = read_json(self.path)
-        return known if isinstance(known, dict) else {}
+        return known if isinstance(known, dict) and known.get("version") == VERSION else {}
+
+    def _update(self, **changes: Any) -> None:
+        self._write({**self._read(), **changes})
 
     def _write(self, known: dict[str, Any]) -> None:
         # A cache that cannot be written is no reason to fail: the next command asks again.
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, known, durable=False)
+            write_json(self.path, {**known, "version": VERSION}, durable=False)
+
+
+def _key(scheduler: Scheduler) -> str:
+    """What tells one cluster's answers from another's, where they share a home."""
+    parts = [scheduler.kind, scheduler.place(), os.environ.get("HPCKIT_LOCAL_DIR", "")]
+    return hashlib.sha256(":".join(parts).encode()).hexdigest()[:12]
 
 
 def _all_ended(entries: list[dict[str, Any]]) -> bool:

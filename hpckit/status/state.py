@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import seconds_of
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
 # A submission that is older than this and that nobody has heard of was cut off.
 CUT_OFF_S = 60.0
 FOREGROUND = "foreground"
+# Reasons for waiting that waiting does not mend.
+NEVER = {
+    "AccountNotAllowed",
+    "AssocMaxWallDurationPerJobLimit",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+    "PartitionConfig",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "QOSMaxWallDurationPerJobLimit",
+    "QOSNotAllowed",
+}
+KILLED = "hpckit run was killed"
 # Three heartbeats.
 SILENT_S = 90.0
 
@@ -65,10 +81,25 @@ class Facts:
             return None
         return State(state=str(event.data["state"]), reason=str(event.data.get("reason", "")))
 
+    def of_chain(self, kind: str) -> Event | None:
+        """The newest event of a kind that speaks of the array this run is in."""
+        number = chain_of(self.run)
+        events = [e for e in self.submission if e.kind == kind and e.data.get("chain") == number]
+        return events[-1] if events else None
+
     @property
     def cancelled(self) -> bool:
         found = last(self.events, "cancel") or last(self.submission, "cancel")
         return found is not None
+
+
+def chain_of(run: Run) -> int:
+    """The number of the array that a run is in; a sweep may have several."""
+    for number in range(run.chains, 1, -1):
+        chain = read_json(chain_folder(run.home, number) / "chain.json") or {}
+        if run.point is not None and run.point >= chain.get("offset", sys.maxsize):
+            return number
+    return 1
 
 
 def facts_of(run: Run, submission: list[Event] | None = None) -> Facts:
@@ -101,11 +132,17 @@ def states_of(runs: Sequence[Run], cache: QueueCache | None) -> list[tuple[Facts
 
 
 def in_foreground(facts: Facts, now: float) -> State:
-    """A run without a scheduler lives as long as it shows that it does."""
+    """A run without a scheduler: its process is looked for where it ran, elsewhere its signs."""
+    about = facts.attempts[-1].about() if facts.attempts else {}
+    if about.get("host") == socket.gethostname():
+        from hpckit.scheduler.local_state import Process
+
+        alive = Process(**about["process"]).is_alive
+        return State(state="running") if alive else State(state="failed", reason=KILLED)
     sign = facts.attempts[-1].last_sign() if facts.attempts else None
     if now - (sign or seconds_of(facts.run.created)) < SILENT_S:
         return State(state="running")
-    return State(state="failed", reason="hpckit run was killed")
+    return State(state="unknown", reason=f"no sign of life from {about.get('host', 'its machine')}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +152,8 @@ class Answer:
     queue: Sequence[JobStatus] = ()
     history: Sequence[JobStatus] = ()
     silent: str | None = None
-    history_silent: str | None = None
+    # The names that accounting could not be asked about, and why.
+    unheard: Mapping[str, str] = field(default_factory=dict)
 
 
 def ask(facts: Iterable[Facts], cache: QueueCache | None) -> Answer:
@@ -130,12 +168,9 @@ def ask(facts: Iterable[Facts], cache: QueueCache | None) -> Answer:
     gone = [fact.run for fact in facts if fact.run.home_id not in in_queue]
     if not gone:
         return Answer(queue=queue)
-    try:
-        since = min(run.created for run in gone)
-        history = cache.history(sorted({run.home_id for run in gone}), since)
-    except SchedulerSilent as error:
-        return Answer(queue=queue, history_silent=error.message)
-    return Answer(queue=queue, history=history)
+    since = min(run.created for run in gone)
+    history, silent = cache.history(sorted({run.home_id for run in gone}), since)
+    return Answer(queue=queue, history=history, unheard=silent)
 
 
 def answer_for(scheduler: Scheduler) -> Answer:
@@ -147,17 +182,23 @@ def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) 
     """The state of a run that has not written its own end."""
     if answer.silent is not None:
         return State(state="unknown", reason=answer.silent)
-    if any(job.phase is Phase.UNKNOWN for job in jobs):
-        return State(state="unknown", reason=f"Slurm says {jobs[0].raw_state}")
+    unheard = "a cancel is written down that Slurm has not heard: cancel it again"
+    wish = unheard if facts.cancelled else ""
     for job in jobs:
         if job.phase in (Phase.RUNNING, Phase.ENDING):
-            reason = "ending" if job.phase is Phase.ENDING else job.reason
+            reason = "ending" if job.phase is Phase.ENDING else wish or job.reason
             return State(state="running", reason=_words(reason), ends_by=job.ends_by)
     if shows_life(facts, jobs, now):
         return State(state="running")
     waiting = next((job for job in jobs if job.phase is Phase.PENDING), None)
     if waiting is not None:
-        return State(state="pending", reason=_words(waiting.reason), next=_next(waiting))
+        why = wish or _words(waiting.reason)
+        if waiting.reason in NEVER:
+            why += ": it will not start like this; hpckit doctor SPEC tells why"
+        return State(state="pending", reason=why, next=_next(waiting))
+    strange = next((job for job in jobs if job.phase is Phase.UNKNOWN), None)
+    if strange is not None:
+        return State(state="unknown", reason=f"Slurm says {strange.raw_state}")
     if facts.cancelled:
         return State(state="cancelled", reason="cancelled with hpckit cancel")
     return _gone(facts, jobs, answer, now)
@@ -192,25 +233,23 @@ def _gone(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -
         if outcome.state is not None:
             return State(state=outcome.state, reason=outcome.reason)
         return State(state="stopped", reason=f"{outcome.reason}; no attempt is left in the queue")
-    refused = last(facts.submission, "refused")
-    if refused is not None:
-        return State(state="failed", reason=str(refused.data["reason"]))
     return _never_seen(facts, answer, now)
 
 
 def _never_seen(facts: Facts, answer: Answer, now: float) -> State:
+    """A run that the scheduler does not know: not yet, not any more, or never."""
     submission = last(facts.submission, "submit")
-    known = last(facts.submission, "submitted") is not None or bool(facts.attempts)
-    if submission is None:
-        born = seconds_of(facts.run.created)
-        if now - born < CUT_OFF_S:
-            return State(state="pending", reason="being submitted")
-        return State(state="failed", reason="the submission was cut off: nothing was submitted")
-    if now - seconds_of(submission.time) < CUT_OFF_S:
+    began = submission.time if submission is not None else facts.run.created
+    if (refused := facts.of_chain("refused")) is not None:
+        return State(state="failed", reason=str(refused.data["reason"]))
+    if now - seconds_of(began) < CUT_OFF_S:
         return State(state="pending", reason="being submitted")
-    if answer.history_silent is not None:
-        return State(state="unknown", reason=f"left the queue; {answer.history_silent}")
-    if known:
+    if submission is None:
+        return State(state="failed", reason="the submission was cut off: nothing was submitted")
+    silent = answer.unheard.get(facts.run.home_id)
+    if silent is not None:
+        return State(state="unknown", reason=f"left the queue; {silent}")
+    if facts.of_chain("submitted") is not None or facts.attempts:
         return State(state="unknown", reason="left the queue, and accounting does not know it")
     return State(state="failed", reason="the submission was cut off: nothing reached the queue")
 

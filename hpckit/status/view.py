@@ -46,10 +46,17 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         },
         "next": state.next,
         "ends_by": state.ends_by,
-        "attempts_left": max(0, spec.limits.attempts - len(facts.attempts)),
+        "attempts_left": _attempts_left(facts, state, spec.limits.attempts),
         "attempts": [_attempt(attempt, state, facts, hour_units) for attempt in facts.attempts],
         "incidents": [],
     }
+
+
+def _attempts_left(facts: Facts, state: State, limit: int) -> int:
+    """How many more there may be; a point of a sweep has one in all."""
+    if state.is_final:
+        return 0
+    return max(0, (1 if facts.run.point is not None else limit) - len(facts.attempts))
 
 
 def _attempt(attempt: Attempt, state: State, facts: Facts, hour_units: int) -> dict[str, Any]:
@@ -118,7 +125,7 @@ def sweep_row(run: Run, points: list[dict[str, Any]]) -> dict[str, Any]:
         "job_id": next((point["job_id"] for point in points if point["job_id"]), None),
         "node": None,
         "started": min((p["started"] for p in points if p["started"]), default=None),
-        "ended": max(ended) if len(ended) == len(points) else None,
+        "ended": max(ended, default=None) if len(ended) == len(points) else None,
         "params": run.params,
         "points": len(points),
         "counts": counts,

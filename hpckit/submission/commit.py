@@ -12,24 +12,43 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpckit import run as runs
-from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused, SubmissionUnclear
+from hpckit.errors import (
+    CannotWrite,
+    HpckitError,
+    SchedulerSilent,
+    SubmissionRefused,
+    SubmissionUnclear,
+    UsageError,
+)
 from hpckit.files import told_apart, write_atomic, write_json
 from hpckit.run import Run, chain_folder
+from hpckit.spec import sweep as sweeps
 from hpckit.submission import snapshot
 from hpckit.submission.plan import Chain, SubmissionPlan
 
 if TYPE_CHECKING:
+    from hpckit.ledger import Ledger
     from hpckit.scheduler.base import Scheduler
 
 LOOK_AGAIN_S = (1, 2, 4)
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """A run that is on its way, and the arrays that serve it, in the order of its chains."""
+
+    run: Run
+    arrays: tuple[str, ...]
 
 
 def reserve(root: Path, name: str) -> Path:
@@ -45,17 +64,25 @@ def commit(
     source: Path,
     spec_text: str,
     progress: Progress = lambda _: None,
-) -> Run:
+) -> Submitted:
     """Write the run, then hand it to the scheduler."""
     run = prepare(plan, source=source, spec_text=spec_text, progress=progress)
     ledger = run.ledger()
     with _all_or_nothing(plan):
         ledger.write("submit", chains=[chain.number for chain in plan.chains], job_name=run.id)
     progress("handing it to the scheduler")
-    previous = None
+    arrays: list[str] = []
     for chain in plan.chains:
-        previous = _hand_over(plan, run, ledger, scheduler, chain, previous, progress)
-    return run
+        try:
+            arrays.append(_hand_over(plan, run, scheduler, chain, arrays, progress))
+        except (HpckitError, KeyboardInterrupt) as error:
+            if arrays:
+                _tell_refused(plan, ledger, chain, error)
+            raise
+        # It only saves a question: a disk that is full by now is no reason to say that it failed.
+        with contextlib.suppress(OSError):
+            ledger.write("submitted", chain=chain.number, job_id=arrays[-1])
+    return Submitted(run=run, arrays=tuple(arrays))
 
 
 def prepare(
@@ -64,7 +91,9 @@ def prepare(
     """Everything of a run directory but the intent; nothing has been asked of a scheduler yet."""
     with _all_or_nothing(plan):
         progress("copying the job's folder")
-        snapshot.copy(snapshot.look(source, exclude=plan.dir.parent.parent), plan.dir / "code")
+        found = snapshot.look(source, exclude=plan.dir.parent.parent)
+        _refuse_missing_trainer(plan, found)
+        snapshot.copy(found, plan.dir / "code")
         write_atomic(plan.dir / "spec.yaml", spec_text)
         write_json(plan.dir / "spec.json", plan.spec.to_json())
         for chain in plan.chains:
@@ -75,6 +104,13 @@ def prepare(
     run = runs.open_run(plan.dir)
     assert run is not None
     return run
+
+
+def _refuse_missing_trainer(plan: SubmissionPlan, found: snapshot.Snapshot) -> None:
+    """Better now than after a night in the queue."""
+    file = (plan.spec.program.trainer or "").partition(":")[0]
+    if file and not (found.source / file).exists():
+        raise UsageError(f"program.trainer: there is no {file} in {found.source}")
 
 
 @contextlib.contextmanager
@@ -105,12 +141,13 @@ def _write_chain(plan: SubmissionPlan, chain: Chain) -> None:
 def _identity(plan: SubmissionPlan) -> dict[str, Any]:
     more: dict[str, Any] = {"chains": len(plan.chains), "python": sys.executable}
     if plan.is_sweep:
-        varied = list(plan.points[0].values)
+        varied = sweeps.varied(plan.spec.sweep)
         more |= {"points": len(plan.points), "varied": varied}
     return runs.identity(
         run_id=plan.run_id,
         name=plan.spec.name,
         scheduler=plan.scheduler,
+        host=socket.gethostname(),
         params=dict(plan.spec.params),
         **more,
     )
@@ -127,50 +164,54 @@ def _write_points(plan: SubmissionPlan) -> None:
 def _hand_over(
     plan: SubmissionPlan,
     run: Run,
-    ledger: Any,
     scheduler: Scheduler,
     chain: Chain,
-    previous: str | None,
+    before: list[str],
     progress: Progress,
 ) -> str:
-    """Give one chain to the scheduler and write down what it answered."""
+    """Give one chain to the scheduler; the array's id, looked for if the answer was lost."""
     from hpckit.submission.executor import SCRIPT
 
     script = chain_folder(plan.dir, chain.number) / SCRIPT
-    if previous is not None and plan.spec.sweep is not None and plan.spec.sweep.at_most:
+    if before and plan.spec.sweep is not None and plan.spec.sweep.at_most:
         # The throttle is an array's own: a second array waits, or both would run at most so many.
-        header = {**chain.header, "dependency": f"afterany:{previous}"}
+        header = {**chain.header, "dependency": f"afterany:{before[-1]}"}
         write_atomic(script, plan.script(dataclasses.replace(chain, header=header)))
     try:
-        job_id = scheduler.submit(script)
+        return scheduler.submit(script)
+    except (SubmissionRefused, SchedulerSilent, CannotWrite):
+        # A definite no: nothing of it is in a queue, and nothing of it is left behind.
+        if not before:
+            shutil.rmtree(plan.dir, ignore_errors=True)
+        raise
+    except SubmissionUnclear as error:
+        return _look_for(scheduler, run.id, error, known=before)
     except KeyboardInterrupt:
         progress(f"interrupted: {run.id} may be submitted or not: hpckit show {run.id}")
         raise
-    except (SubmissionRefused, SchedulerSilent) as error:
-        _take_back(plan, ledger, chain, error)
-        raise
-    except SubmissionUnclear as error:
-        job_id = _look_for(scheduler, run.id, error, known=previous)
-    ledger.write("submitted", chain=chain.number, job_id=job_id)
-    return job_id
 
 
-def _take_back(plan: SubmissionPlan, ledger: Any, chain: Chain, error: HpckitError) -> None:
-    """A definite no: leave nothing behind, or, with half a sweep in the queue, say which half."""
-    if chain.number == 1:
-        shutil.rmtree(plan.dir, ignore_errors=True)
-    else:
-        ledger.write("refused", chain=chain.number, reason=error.message)
+def _tell_refused(
+    plan: SubmissionPlan, ledger: Ledger, failed: Chain, error: BaseException
+) -> None:
+    """With half a sweep in the queue, say of the other half that it is not."""
+    for chain in plan.chains:
+        if chain.number > failed.number:
+            ledger.write(
+                "refused", chain=chain.number, reason="an array before it was not accepted"
+            )
+        elif chain.number == failed.number and not isinstance(error, SubmissionUnclear):
+            ledger.write("refused", chain=chain.number, reason=str(error) or "interrupted")
 
 
 def _look_for(
-    scheduler: Scheduler, name: str, error: SubmissionUnclear, *, known: str | None
+    scheduler: Scheduler, name: str, error: SubmissionUnclear, *, known: list[str]
 ) -> str:
     """The answer was lost: the job, if there is one, is known by its name."""
     for pause_s in LOOK_AGAIN_S:
         time.sleep(pause_s)
         try:
-            found = {job.array_id for job in scheduler.queue() if job.name == name} - {known}
+            found = {job.array_id for job in scheduler.queue() if job.name == name} - set(known)
         except SchedulerSilent:
             continue
         if found:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpckit.errors import UsageError
+from hpckit.files import ELSEWHERE
 from hpckit.limits import resolve_limits
 from hpckit.run import chain_folder
 from hpckit.spec.sweep import Point
@@ -61,6 +63,11 @@ def plan(
 ) -> SubmissionPlan:
     """Decide what a submission will be; pure, but for the site's ceilings inside the limits."""
     refuse_path(root)
+    if max_array_size < 2:
+        raise UsageError(
+            f"this Slurm allows no job arrays (MaxArraySize={max_array_size})",
+            "ask its administrators: a run is an array",
+        )
     spec = dataclasses.replace(spec, limits=resolve_limits(spec))
     points = tuple(sweep_points(spec.sweep, spec.params)) if spec.sweep is not None else ()
     header = _header(spec, run_id)
@@ -84,11 +91,10 @@ def plan(
 def refuse_path(root: Path) -> None:
     """Paths that cannot be written into a script without changing its meaning."""
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in str(root)):
-        raise UsageError(f"the run root {str(root)!r} holds a control character", "choose another")
-    if "%" in str(root):
-        raise UsageError(
-            f"the run root {root} holds a %, which submitit fills in", "choose another"
-        )
+        raise UsageError(f"the run root {str(root)!r} holds a control character", ELSEWHERE)
+    if found := re.search(r"%[jtaA]", str(root)):
+        what = f"{found.group()}, which submitit would fill in"
+        raise UsageError(f"the run root {root} holds {what}", ELSEWHERE)
 
 
 def _sweep_chains(

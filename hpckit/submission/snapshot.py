@@ -52,7 +52,9 @@ class Snapshot:
 
 def look(source: Path, *, exclude: Path) -> Snapshot:
     """Decide what to copy; `exclude` is the run root, which is never part of a job."""
-    survey = _Survey(source, exclude.absolute())
+    if exclude.resolve() == source.resolve():
+        raise UsageError(f"the run root is the job's own folder, {source}", "choose another --root")
+    survey = _Survey(source, exclude.resolve())
     survey.walk("", inherited_rules(source))
     return Snapshot(
         source=source,
@@ -85,7 +87,7 @@ class _Survey:
 
     def _take(self, entry: os.DirEntry[str], path: str, rules: list[Rule]) -> None:
         is_folder = entry.is_dir(follow_symlinks=False)
-        if entry.name in JUNK or Path(entry.path).absolute() == self.exclude:
+        if entry.name in JUNK or (is_folder and self._is_of_runs(Path(entry.path))):
             return
         if ignored(path, is_folder, rules):
             self._leave(path, "ignored")
@@ -95,6 +97,12 @@ class _Survey:
             self._enter(entry, path, rules)
         else:
             self._weigh(entry, path)
+
+    def _is_of_runs(self, folder: Path) -> bool:
+        """The run root in use, or a run under another: copies of copies would grow for ever."""
+        return folder.resolve() == self.exclude or (
+            (folder / "run.json").exists() and (folder / "ledger").is_dir()
+        )
 
     def _enter(self, entry: os.DirEntry[str], path: str, rules: list[Rule]) -> None:
         if (Path(entry.path) / "pyvenv.cfg").exists():
@@ -136,10 +144,19 @@ def copy(snapshot: Snapshot, target: Path) -> None:
     for folder in snapshot.folders:
         (target / folder).mkdir()
     for path in snapshot.files:
-        shutil.copy2(snapshot.source / path, target / path)
+        _copy_file(snapshot.source / path, target / path)
     for path in snapshot.links:
         os.symlink(_link_target(snapshot.source, path), target / path)
     write_json(target.with_name("code.json"), snapshot.summary())
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    try:
+        shutil.copy2(source, target)
+    except FileNotFoundError as error:
+        if source.exists():
+            raise
+        raise UsageError(f"{source} vanished while it was copied", "submit again") from error
 
 
 def _link_target(source: Path, path: str) -> str:

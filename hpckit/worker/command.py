@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
+from hpckit.spec.rules import PLACEHOLDER
+
 PLAIN = re.compile(r"[A-Za-z0-9_./:=@%+,-]+")
 
 

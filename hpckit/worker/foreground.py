@@ -14,22 +14,31 @@ from typing import TYPE_CHECKING
 from hpckit.clock import now_iso
 from hpckit.errors import UsageError
 from hpckit.run import Run
+from hpckit.scheduler.local_state import Process
 from hpckit.submission.commit import prepare, reserve
 from hpckit.submission.plan import plan as make_plan
 from hpckit.worker import launch as launching
-from hpckit.worker.outcome import Outcome
+from hpckit.worker.outcome import TERMINATED, Outcome
 from hpckit.worker.watch import Signals, Watch, end_attempt
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
 
+INTERRUPTED = 130
+
+
 def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
     """Run a job to its end in this terminal; its outcome as an exit code."""
-    from hpckit.cli.paint import note
+    from hpckit.paint import note
 
     if spec.sweep is not None:
         raise UsageError("a sweep cannot run in the foreground", "hpckit submit runs its points")
+    if spec.resources.nodes > 1 and not launching.inside_slurm(os.environ):
+        raise UsageError(
+            f"the job asks for {spec.resources.nodes} nodes, and this is one machine",
+            "run it inside salloc, or with -s resources.nodes=1",
+        )
     folder = reserve(root, spec.name)
     plan = make_plan(spec, run_id=f"{spec.name}/{folder.name}", root=root, scheduler="foreground")
     plan = dataclasses.replace(plan, chains=())
@@ -42,36 +51,39 @@ def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
         outcome.reason if outcome.reason == outcome.state else f"{outcome.state}: {outcome.reason}"
     )
     note(f"-- {words}; {run.dir}")
-    return outcome.exit_code
+    return INTERRUPTED if outcome.reason == TERMINATED else outcome.exit_code
 
 
 def _attempt(run: Run, spec: JobSpec) -> Outcome:
+    started = now_iso()
     attempt = run.claim_attempt(
         {
             "job_id": os.environ.get("SLURM_JOB_ID"),
             "node": os.environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
-            "started": now_iso(),
-            "worker_pid": os.getpid(),
+            "started": started,
+            "host": socket.gethostname(),
+            "process": Process.this()._asdict(),
         }
     )
     signals = Signals()
-    signals.install()
-    # Ctrl-C reaches the program itself, which shares the terminal: a debugger wants it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    outcome = _watched(Watch(run=run, spec=spec, attempt=attempt, signals=signals))
+    watch = Watch(run=run, spec=spec, attempt=attempt, signals=signals, started=started)
+    outcome = _watched(watch)
     if outcome.state is None:
         outcome = dataclasses.replace(outcome, state="stopped")
-    end_attempt(attempt, outcome)
     run.ledger().write("finished", state=outcome.state, reason=outcome.reason)
+    end_attempt(attempt, outcome)
     return outcome
 
 
 def _watched(watch: Watch) -> Outcome:
     """One process keeps the terminal; of several, what rank 0 prints is shown."""
-    layout = launching.layout_of(watch.spec, os.environ)
-    if layout.world_size == 1:
+    if watch.layout.world_size == 1:
+        watch.signals.install(signal.SIGHUP)
+        # Ctrl-C is for the program, which shares the terminal. No SIG_IGN: it would inherit that.
+        signal.signal(signal.SIGINT, lambda *_: None)
         watch.foreground = True
         return watch.serve()
+    watch.signals.install(signal.SIGHUP, signal.SIGINT)
     done = threading.Event()
     printer = threading.Thread(target=_print_rank_0, args=(watch, done), daemon=True)
     printer.start()

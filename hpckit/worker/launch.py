@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hpckit.scheduler.local_tree import descendants
 from hpckit.worker.rank_script import RANK, Layout
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class RankExit:
     code: int
     stage: str
     when: float
+    # It was sent SIGTERM; by whom, it cannot know.
+    was_told: bool = False
 
 
 class Launch(Protocol):
@@ -47,8 +50,8 @@ class Launch(Protocol):
     def poll(self) -> bool:
         """Whether all have ended."""
 
-    def signal(self, number: int) -> None:
-        """Send a signal to every rank."""
+    def signal(self, number: int) -> bool:
+        """Send a signal to every rank; whether it was sent."""
 
     def kill(self) -> None:
         """End every rank now."""
@@ -56,7 +59,7 @@ class Launch(Protocol):
 
 def layout_of(spec: JobSpec, environ: Mapping[str, str]) -> Layout:
     """How many processes a spec asks for, in this allocation."""
-    nodes = int(environ.get("SLURM_NNODES", spec.resources.nodes))
+    nodes = int(environ.get("SLURM_NNODES", "1"))
     gpus = spec.resources.gpus
     kind = spec.program.processes or ("per_gpu" if spec.program.trainer else "per_node")
     if kind == "one":
@@ -67,8 +70,19 @@ def layout_of(spec: JobSpec, environ: Mapping[str, str]) -> Layout:
         nodes=nodes,
         per_node=per_node,
         master_address="127.0.0.1" if nodes == 1 else _meeting_host(environ),
-        master_port=20_000 + job % 20_000,
+        master_port=20_000 + job % 20_000 if nodes > 1 else _free_port(),
     )
+
+
+def inside_slurm(environ: Mapping[str, str]) -> bool:
+    """Whether this is an allocation of a real Slurm, not of its local twin."""
+    return "SLURM_JOB_ID" in environ and environ.get("HPCKIT_SCHEDULER") != "local"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _meeting_host(environ: Mapping[str, str]) -> str:
@@ -84,12 +98,24 @@ def rank_exits(logs: Path) -> list[RankExit]:
     """What the ranks that have ended wrote, the first to end first."""
     found = []
     for path in logs.glob("rank-*.exit"):
-        words = path.read_text().split()
-        if len(words) == 2:
-            rank = int(path.stem.removeprefix("rank-"))
-            when = path.stat().st_mtime
-            found.append(RankExit(rank=rank, code=int(words[0]), stage=words[1], when=when))
+        exit_ = _rank_exit(path)
+        if exit_ is not None:
+            found.append(exit_)
     return sorted(found, key=lambda exit_: (exit_.when, exit_.rank))
+
+
+def _rank_exit(path: Path) -> RankExit | None:
+    """What is in a rank's file: code, stage, and `told` if it was; None while it is half there."""
+    words = path.read_text().split()
+    if len(words) < 2:
+        return None
+    return RankExit(
+        rank=int(path.stem.removeprefix("rank-")),
+        code=int(words[0]),
+        stage=words[1],
+        when=path.stat().st_mtime,
+        was_told="told" in words[2:],
+    )
 
 
 class SlurmStep:
@@ -111,12 +137,16 @@ class SlurmStep:
     def poll(self) -> bool:
         return self._srun.poll() is not None
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> bool:
         # Not through srun: it answers SIGTERM by killing the ranks, which then cannot save.
         step = self._step()
-        if step is not None:
-            name = signal.Signals(number).name.removeprefix("SIG")
-            subprocess.run(["scancel", f"--signal={name}", step], timeout=30, check=False)
+        if step is None:
+            return False
+        name = signal.Signals(number).name.removeprefix("SIG")
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            sent = subprocess.run(["scancel", f"--signal={name}", step], timeout=30, check=False)
+            return sent.returncode == 0
+        return False
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
@@ -133,7 +163,7 @@ class SlurmStep:
 
 
 def srun_command(layout: Layout, logs: Path, *, foreground: bool = False) -> list[str]:
-    """The step that starts every rank; --wait ends the others when one has died."""
+    """The step that starts every rank; when one fails, Slurm ends the others."""
     # % begins a pattern in an output path: two are one.
     output = ["--input=none", f"--output={str(logs).replace('%', '%%')}/rank-%t.log"]
     return [
@@ -142,7 +172,8 @@ def srun_command(layout: Layout, logs: Path, *, foreground: bool = False) -> lis
         f"--ntasks={layout.world_size}",
         f"--ntasks-per-node={layout.per_node}",
         "--kill-on-bad-exit=1",
-        "--wait=10",
+        # One rank may save for long after the others are done: nobody is ended for that.
+        "--wait=0",
         "--overlap",
         # An allocation may have fewer CPUs than GPUs; a process a GPU must start all the same.
         "--overcommit",
@@ -182,24 +213,37 @@ class Piped:
         self._copier.join(timeout=2)
         return True
 
-    def signal(self, number: int) -> None:
-        self._process.send_signal(number)
+    def signal(self, number: int) -> bool:
+        # It shares our process group, and with it the terminal's stdin: so each by itself.
+        for pid in (*descendants(self._process.pid), self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return True
 
     def kill(self) -> None:
-        self._process.kill()
+        self.signal(signal.SIGKILL)
 
     def _copy(self, log: Path) -> None:
         assert self._process.stdout is not None
         with open(log, "ab", buffering=0) as kept:
+            places = [kept.fileno(), sys.stdout.fileno()]
             while data := os.read(self._process.stdout.fileno(), 65536):
-                kept.write(data)
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+                # A reader that went away, or a full disk, must not stop the program: drain on.
+                places = [place for place in places if _written(place, data)]
+
+
+def _written(place: int, data: bytes) -> bool:
+    try:
+        while data:
+            data = data[os.write(place, data) :]
+    except OSError:
+        return False
+    return True
 
 
 def in_foreground(layout: Layout, logs: Path) -> Launch:
     """The one rank of a launch with our stdin: under a terminal where there is one."""
-    in_slurm = "SLURM_JOB_ID" in os.environ
+    in_slurm = inside_slurm(os.environ)
     command = (
         srun_command(layout, logs, foreground=True) if in_slurm else ["bash", f"{logs}/{RANK}"]
     )
@@ -242,11 +286,12 @@ class LocalProcesses:
             self.kill()
         return not running
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> bool:
         for process in self._processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
+        return True
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

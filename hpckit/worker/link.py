@@ -23,11 +23,15 @@ from hpckit.files import read_json, write_json
 from hpckit.ledger import final, last
 from hpckit.run import Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
-from hpckit.worker.outcome import GO_ON, NOT_STARTED, TERMINATED, Outcome, after_a_silent_end
-from hpckit.worker.watch import Signals, Watch, end_attempt
+from hpckit.worker.outcome import NOT_STARTED, TERMINATED, Outcome, after_a_silent_end
+from hpckit.worker.watch import Signals, Watch, end_attempt, insist
 
 if TYPE_CHECKING:
     from hpckit.scheduler.base import JobStatus, Scheduler
+
+
+# As long as Slurm waits between SIGTERM and SIGKILL at most sites, and then some.
+SETTLE_S = 120.0
 
 
 def run_links(chain_folder: str) -> None:
@@ -111,53 +115,95 @@ class Link:
         ended = previous.ended()
         if ended is not None and ended["reason"] != TERMINATED:
             return None
-        status = self._status_of(previous.about().get("job_id"))
+        status = self._end_of(str(previous.about().get("job_id")))
         when = ended["ended"] if ended else _end_time(status, previous)
         return Settled(outcome=after_a_silent_end(status), ended=when)
 
-    def _status_of(self, job_id: str | None) -> JobStatus | None:
-        return next((job for job in self._queue() if job.job_id == job_id), None)
+    def _end_of(self, job_id: str) -> JobStatus | None:
+        """How a job ended, by the scheduler's word, waited for if it is still ending.
 
-    def _queue(self) -> list[JobStatus]:
+        The next link may start while the one before is saving what scancel interrupted: whether
+        a person ended it is not to be guessed.
+        """
+        pause_s, until = 0.5, time.monotonic() + SETTLE_S
+        while True:
+            found, answered = self._status_of(job_id)
+            if found is not None and found.phase is Phase.ENDED:
+                return found
+            if answered and found is None:
+                return self._in_history(job_id)
+            if time.monotonic() > until:
+                return found
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 10.0)
+
+    def _status_of(self, job_id: str) -> tuple[JobStatus | None, bool]:
+        """A job as the queue has it, and whether the queue answered at all."""
         try:
-            return self.scheduler.queue()
+            queue = self.scheduler.queue()
         except SchedulerSilent:
-            return []
+            return None, False
+        return next((job for job in queue if job.job_id == job_id), None), True
+
+    def _in_history(self, job_id: str) -> JobStatus | None:
+        try:
+            jobs = self.scheduler.history([self.run.home_id], self.run.created)
+        except SchedulerSilent:
+            return None
+        return next((job for job in jobs if job.job_id == job_id), None)
 
     def _attempt(self, previous: Settled | None) -> int:
+        started = now_iso()
+        attempt = self._claim(started)
+        if previous is not None:
+            # In our own folder: what the attempt before us still writes is not read any more.
+            found = {"ended": previous.ended, "reason": previous.outcome.reason}
+            write_json(attempt.dir / "previous.json", found)
+        ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
+        ledger.write("attempt", number=attempt.number, job_id=job_id_of(os.environ))
+        print(f"hpckit: {self.run.id}: attempt {attempt.number}", flush=True)
+        outcome = Watch(
+            run=self.run,
+            spec=self.run.spec(),
+            attempt=attempt,
+            signals=self.signals,
+            started=started,
+        ).serve()
+        return self._conclude(attempt, self._weighed(outcome, attempt))
+
+    def _claim(self, started: str) -> Attempt:
         environ = os.environ
-        attempt = self.run.claim_attempt(
+        return self.run.claim_attempt(
             {
                 "job_id": job_id_of(environ),
                 "chain": self.chain["number"],
                 "task": self.task,
                 "node": environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
-                "started": now_iso(),
+                "started": started,
                 "worker_pid": os.getpid(),
                 "log": f"{environ.get('SLURM_ARRAY_JOB_ID')}_{self.task}.log",
             }
         )
-        if previous is not None:
-            # In our own folder: what the attempt before us still writes is not read any more.
-            found = {"ended": previous.ended, "reason": previous.outcome.reason}
-            write_json(attempt.dir / "previous.json", found)
-        spec = self.run.spec()
-        ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
-        ledger.write("attempt", number=attempt.number, job_id=job_id_of(environ))
-        print(f"hpckit: {self.run.id}: attempt {attempt.number}", flush=True)
-        outcome = Watch(run=self.run, spec=spec, attempt=attempt, signals=self.signals).serve()
+
+    def _weighed(self, outcome: Outcome, attempt: Attempt) -> Outcome:
+        """What the program's end means for the run, with all that is known beside it."""
         if outcome.is_doubtful:
             outcome = self._checked(outcome)
         if outcome.reason.startswith(NOT_STARTED) and self._failed_so_before(attempt):
             outcome = dataclasses.replace(outcome, state="failed")
         if outcome.reason == TERMINATED:
             outcome = self._cancelled() or outcome
-        outcome = self._out_of_links(outcome)
-        end_attempt(attempt, outcome)
-        ledger.write("ended", number=attempt.number, reason=outcome.reason)
+        return self._out_of_links(outcome)
+
+    def _conclude(self, attempt: Attempt, outcome: Outcome) -> int:
+        """The last words: the run's before the attempt's, or who dies between runs it again."""
         print(f"hpckit: {outcome.reason}", flush=True)
+        if self.run.attempts()[-1].number != attempt.number:
+            # Our node was given up for lost, and another attempt serves the run by now.
+            return outcome.exit_code
         if outcome.state is not None:
-            return self._finish(outcome, attempt=attempt.number)
+            self._finish(outcome, attempt=attempt.number)
+        end_attempt(attempt, outcome)
         return outcome.exit_code
 
     def _failed_so_before(self, attempt: Attempt) -> bool:
@@ -173,7 +219,7 @@ class Link:
         On a node that Slurm has given up the worker may live on; what it writes must not end
         a run that the next link goes on with.
         """
-        status = self._status_of(job_id_of(os.environ))
+        status, _ = self._status_of(job_id_of(os.environ))
         if status is not None and status.phase is Phase.RUNNING:
             return outcome
         return Outcome(state=None, reason=TERMINATED)
@@ -181,7 +227,8 @@ class Link:
     def _out_of_links(self, outcome: Outcome) -> Outcome:
         """An attempt that would go on, but has no next link to go on in."""
         size = self.chain["size"]
-        if outcome.state is not None or outcome.exit_code != GO_ON:
+        # Who terminated a last attempt, a person or the cluster, its reader asks the scheduler.
+        if outcome.state is not None or outcome.reason == TERMINATED:
             return outcome
         if self.run.point is not None:
             return Outcome(state="stopped", reason=f"{outcome.reason}; a point has one attempt")
@@ -192,7 +239,8 @@ class Link:
 
     def _finish(self, outcome: Outcome, **by: int) -> int:
         """Write the end of the run, then spare the queue the links that are left."""
-        self.run.ledger().write("finished", state=outcome.state, reason=outcome.reason, **by)
+        about = {"state": outcome.state, "reason": outcome.reason, **by}
+        insist(lambda: self.run.ledger().write("finished", **about))
         self._cancel_rest()
         return outcome.exit_code
 

@@ -17,7 +17,6 @@ GO_ON = 75
 EXIT_CODES = {"done": 0, "stopped": 3, "failed": 4, "cancelled": 4}
 TERMINATED = "terminated"
 NOT_STARTED = "the launch could not start"
-BY_SIGTERM = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +49,11 @@ def judge(
         return Outcome(state=None, reason="time limit")
     if told == TERMINATED:
         return Outcome(state=None, reason=TERMINATED)
-    bad = [exit_ for exit_ in exits if exit_.code != 0]
-    if bad and bad[0].code == BY_SIGTERM:
-        # Nobody here sent it: preemption tells the ranks alone, and so may an administrator.
+    bad = [exit_ for exit_ in exits if exit_.code != 0 or exit_.stage == "setup"]
+    first = next((exit_ for exit_ in exits if exit_ in bad or exit_.was_told), None)
+    if first is not None and first.was_told:
+        # Nobody here told it: preemption speaks to the ranks alone, and so may an administrator.
+        # That it saved and ended with 0 does not mean that it was done.
         return Outcome(state=None, reason=TERMINATED)
     if bad:
         first = bad[0]
@@ -74,7 +75,7 @@ def judge(
 def _failure(exit_: RankExit, ranks: int) -> str:
     who = f"rank {exit_.rank}" if ranks > 1 else "the program"
     if exit_.stage == "setup":
-        return f"the environment's setup failed with exit code {exit_.code}"
+        return f"the environment's setup ended with exit code {exit_.code}"
     if exit_.code > 128:
         return f"{who} was killed by {_signal_name(exit_.code - 128)}"
     return f"{who} ended with exit code {exit_.code}"
@@ -90,6 +91,8 @@ def _signal_name(number: int) -> str:
 def after_a_silent_end(status: JobStatus | None) -> Outcome:
     """What an attempt that wrote no end leaves behind, by the scheduler's word for it."""
     cause = status.cause if status is not None else None
+    if status is not None and status.exit_code == GO_ON:
+        return Outcome(state=None, reason=TERMINATED)
     if cause is Cause.CANCELLED:
         return Outcome(state="cancelled", reason="cancelled by scancel")
     if cause is Cause.FAILED:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RANK = "rank.sh"
 INSIDE = "inside.sh"
+KEEP_ALIVE = "trap : TERM HUP INT USR1 USR2"
 # Where sites keep the definition of `module`, which a script that is no login shell lacks.
 MODULE_FILES = (
     "/etc/profile.d/lmod.sh",
@@ -52,28 +53,23 @@ class Places:
     logs: Path
     params: Path
     trainer_starter: Path
-
-
-def program_lines(spec: JobSpec, places: Places, known: Mapping[str, Any]) -> list[str]:
-    """What is started: the values it needs, and one shell line under the program's own bash."""
-    if spec.program.trainer is not None:
-        return [shlex.join(["python", str(places.trainer_starter), spec.program.trainer])]
-    assert spec.program.command is not None
-    line, values = fill(spec.program.command, {**values_of(spec.params), **known})
-    exports = [f"export {name}={_q(value)}" for name, value in values.items()]
-    return [*exports, f"bash -o pipefail -c {_q(line)}"]
+    sources: tuple[str, ...] = ()
 
 
 def render(
     spec: JobSpec, *, layout: Layout, places: Places, known: Mapping[str, Any], python: str
 ) -> dict[str, str]:
-    """The scripts of one launch by file name; ranks differ by SLURM_PROCID alone."""
-    program = _program(spec, places, known, python)
-    opening = [*_opening(layout, places, known), *_modules(spec.environment.modules)]
-    if spec.environment.container is None:
-        return {RANK: _text(opening + program)}
-    outside = [*opening, "set +e", "stage=program", _in_container(spec, places)]
-    return {RANK: _text(outside), INSIDE: _text(["#!/bin/bash", *program])}
+    """The scripts of one launch by file name; ranks differ by SLURM_PROCID alone.
+
+    The outer one says how it ended, whatever a setup line or the program does to its own shell;
+    the inner one, in the container where there is one, sets up and runs the program.
+    """
+    inner = ["#!/bin/bash", *_inside(spec, places, known, python)]
+    outer = [*_opening(layout, places, known), *_modules(spec.environment.modules)]
+    start = f"bash {_q(places.logs / INSIDE)}"
+    if spec.environment.container is not None:
+        start = _in_container(spec, places)
+    return {RANK: _text([*outer, start, "say_how_it_ended $?"]), INSIDE: _text(inner)}
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -94,16 +90,17 @@ def _opening(layout: Layout, places: Places, known: Mapping[str, Any]) -> list[s
     }
     return [
         "#!/bin/bash",
-        f"logs={_q(places.logs)}",
         'export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" NODE_RANK="$SLURM_NODEID"',
         *(f"export {name}={_q(value)}" for name, value in exported.items()),
-        "stage=setup",
+        f"here={_q(places.logs)}/rank-$RANK",
         # The exit code is the rank's own word: srun's is 143 for all once one has died.
-        'trap \'code=$?; echo "$code $stage" > "$logs/rank-$RANK.exit"\' EXIT',
-        # A program gets the signal itself and may save; bash must live to write its exit code.
-        "trap : TERM HUP INT USR1 USR2",
-        '[ "$RANK" = 0 ] && echo "${SLURM_STEP_ID:-}" > "$logs/step"',
-        "set -e",
+        "say_how_it_ended() {",
+        '  if [ -e "$here.started" ]; then stage=program; else stage=setup; fi',
+        '  echo "$1 $stage${told:+ told}" > "$here.exit"; exit "$1"',
+        "}",
+        # The program gets the signal itself and may save; bash must live to say how it ended.
+        "told=; trap told=yes TERM; trap : HUP INT USR1 USR2",
+        f'[ "$RANK" != 0 ] || echo "${{SLURM_STEP_ID:-}}" > {_q(places.logs / "step")}',
     ]
 
 
@@ -111,27 +108,55 @@ def _modules(modules: Sequence[str]) -> list[str]:
     if not modules:
         return []
     files = " ".join(MODULE_FILES)
+    loads = [
+        line
+        for name in modules
+        for line in (f"module load {_q(name)}", _or_stop(f"module load {name}", "say_how_it_ended"))
+    ]
     return [
         "if ! type module >/dev/null 2>&1; then",
         f'  for file in {files}; do if [ -r "$file" ]; then . "$file"; break; fi; done',
         "fi",
-        *(_told(f"module load {_q(name)}") for name in modules),
+        *loads,
     ]
 
 
-def _told(line: str) -> str:
-    """A line that stops the launch where it fails, and says which it was."""
-    return f"{line} || {{ echo {_q('hpckit: failed: ' + line)} >&2; exit 1; }}"
+def _or_stop(line: str, stop: str) -> str:
+    said = _q(f"hpckit: failed: {line}")
+    return f"code=$?; if [ $code != 0 ]; then echo {said} >&2; {stop} $code; fi"
 
 
-def _program(spec: JobSpec, places: Places, known: Mapping[str, Any], python: str) -> list[str]:
+def _inside(spec: JobSpec, places: Places, known: Mapping[str, Any], python: str) -> list[str]:
     environment = spec.environment
-    lines = ["set -e"]
-    lines += [f"export {name}={_q(value)}" for name, value in environment.variables.items()]
-    lines += _python_environment(environment, python)
-    lines.append(_told(f"cd {_q(places.work)}"))
-    lines += environment.setup
-    return [*lines, "set +e", "stage=program", *program_lines(spec, places, known)]
+    variables = [f"export {name}={_q(value)}" for name, value in environment.variables.items()]
+    setup = [
+        *_python_environment(environment, python),
+        f"cd {_q(places.work)}",
+        *environment.setup,
+    ]
+    return [
+        KEEP_ALIVE,
+        "trap 'echo \"hpckit: setup ended at: $hpckit_line\" >&2' EXIT",
+        "set -eo pipefail",
+        *variables,
+        # `set -e` alone passes over `cd /nowhere && export X=1`.
+        *(f"hpckit_line={_q(line)}\n{line}\n[ $? = 0 ] || exit 1" for line in setup),
+        f"touch {_q(places.logs)}/rank-$RANK.started",
+        "trap - EXIT; set +e +o pipefail",
+        *_program(spec, places, known),
+    ]
+
+
+def _program(spec: JobSpec, places: Places, known: Mapping[str, Any]) -> list[str]:
+    """The values that the program needs, and one shell line under a bash of its own."""
+    if spec.program.trainer is not None:
+        return [shlex.join(["python", str(places.trainer_starter), spec.program.trainer])]
+    assert spec.program.command is not None
+    line, values = fill(spec.program.command, {**values_of(spec.params), **known})
+    exports = [f"export {name}={_q(value)}" for name, value in values.items()]
+    # Told to end, what runs may save, and what would come after it is not begun.
+    script = f"trap 'exit 143' TERM; trap : HUP INT USR1 USR2\n{line}"
+    return [*exports, f"bash -o pipefail -c {_q(script)}"]
 
 
 def _python_environment(environment: Environment, python: str) -> list[str]:
@@ -139,10 +164,10 @@ def _python_environment(environment: Environment, python: str) -> list[str]:
         return [
             'conda_base="$(conda info --base)"',
             '. "$conda_base/etc/profile.d/conda.sh"',
-            _told(f"conda activate {_q(environment.conda)}"),
+            f"conda activate {_q(environment.conda)}",
         ]
     if environment.venv is not None:
-        return [_told(f". {_q(environment.venv)}/bin/activate")]
+        return [f". {_q(environment.venv)}/bin/activate"]
     if environment.container is not None:
         return []
     # Nothing was named: `python` is the one that ran hpckit submit, activated or not.
@@ -153,7 +178,8 @@ def _in_container(spec: JobSpec, places: Places) -> str:
     container = spec.environment.container
     assert container is not None
     arguments = ["apptainer", "exec", *(["--nv"] if spec.resources.gpus else [])]
-    for bind in (str(places.home), *container.bind):
+    # The job's own folder too: what was left out of the copy is linked there.
+    for bind in (str(places.home), *places.sources, *container.bind):
         arguments += ["--bind", bind]
     arguments += ["--pwd", str(places.work), container.image, "bash", str(places.logs / INSIDE)]
     return shlex.join(arguments)

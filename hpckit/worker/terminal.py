@@ -36,9 +36,10 @@ class TerminalProcess:
                 self._copier.join(timeout=2)
         return self._code is not None
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, number)
+        return True
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpckit.clock import now_iso, seconds_of
-from hpckit.files import write_atomic, write_json
+from hpckit.files import read_json, write_atomic, write_json
 from hpckit.limits import hours_used, unit_name, units
 from hpckit.run import Attempt, Run
 from hpckit.submission.snapshot import make_work_folder
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 30.0
 POLL_S = 0.1
 GRACE_S = 60.0
+LATE_WORDS_S = 3.0
 
 
 @dataclass(kw_only=True)
@@ -35,16 +38,14 @@ class Signals:
 
     time_limit: bool = False
     terminated: bool = False
-    seen: list[str] = field(default_factory=list)
 
-    def install(self) -> None:
+    def install(self, *ending: int) -> None:
+        """Listen; `ending` are further signals that mean the same as SIGTERM."""
         signal.signal(signal.SIGUSR2, self._note)
-        signal.signal(signal.SIGTERM, self._note)
-        # srun and scancel may send it first; its default would be harmless, submitit's is not.
-        signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        for number in (signal.SIGTERM, *ending):
+            signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
-        self.seen.append(signal.Signals(number).name)
         if number == signal.SIGUSR2:
             self.time_limit = True
         else:
@@ -59,6 +60,7 @@ class Watch:
     spec: JobSpec
     attempt: Attempt
     signals: Signals
+    started: str
     foreground: bool = False
 
     def serve(self) -> Outcome:
@@ -73,14 +75,16 @@ class Watch:
         launch = self._start(logs)
         told = self._wait(launch)
         return judge(
-            launching.rank_exits(logs),
-            ranks=self._layout().world_size,
+            self._exits(logs),
+            ranks=self.layout.world_size,
             told=told,
             started=(logs / "step").exists(),
             srun_log=_said(logs / "srun.log"),
         )
 
-    def _layout(self) -> Layout:
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """How many processes there are, and where they meet."""
         return launching.layout_of(self.spec, os.environ)
 
     def _prepare(self) -> Path:
@@ -89,6 +93,7 @@ class Watch:
         logs.mkdir(parents=True)
         work = self.run.dir / "work"
         make_work_folder(self.run.home, work)
+        about = read_json(self.run.home / "code.json") or {}
         places = Places(
             run=self.run.dir,
             home=self.run.home,
@@ -96,60 +101,79 @@ class Watch:
             logs=logs,
             params=self.attempt.dir / "params.json",
             trainer_starter=self.attempt.dir / "start_trainer.py",
+            sources=(str(about["source"]),) if about.get("left_out") else (),
         )
         write_json(places.params, dict(self.spec.params))
         starter = Path(__file__).with_name("start_trainer.py")
         shutil.copyfile(starter, places.trainer_starter)
         known = {"run": self.run.id, "attempt": self.attempt.number, "checkpoint": ""}
         scripts = render(
-            self.spec, layout=self._layout(), places=places, known=known, python=sys.executable
+            self.spec, layout=self.layout, places=places, known=known, python=sys.executable
         )
         for name, text in scripts.items():
             write_atomic(logs / name, text)
         return logs
 
     def _start(self, logs: Path) -> launching.Launch:
-        on_slurm = os.environ.get("HPCKIT_SCHEDULER") != "local" and "SLURM_JOB_ID" in os.environ
         if self.foreground:
-            return launching.in_foreground(self._layout(), logs)
-        kind = launching.SlurmStep if on_slurm else launching.LocalProcesses
-        return kind(self._layout(), logs)
+            return launching.in_foreground(self.layout, logs)
+        on_slurm = launching.inside_slurm(os.environ)
+        return (launching.SlurmStep if on_slurm else launching.LocalProcesses)(self.layout, logs)
+
+    def _exits(self, logs: Path) -> list[launching.RankExit]:
+        """The ranks' own words; another node's may take a moment on a shared filesystem."""
+        until = time.monotonic() + LATE_WORDS_S
+        while True:
+            found = launching.rank_exits(logs)
+            if len(found) >= self.layout.world_size or time.monotonic() > until:
+                return found
+            time.sleep(POLL_S)
 
     def _wait(self, launch: launching.Launch) -> str | None:
         """Wait for the program; tell it to end when something says so, and say what it was."""
         told: str | None = None
-        kill_at, beat_at, look_at = float("inf"), 0.0, 0.0
+        sent, kill_at, beat_at, look_at = False, float("inf"), 0.0, 0.0
         while not launch.poll():
             now = time.time()
             if now >= beat_at:
-                (self.attempt.dir / "heartbeat").touch()
+                # A filesystem that is full or away for a while is no reason to end a training.
+                with contextlib.suppress(OSError):
+                    (self.attempt.dir / "heartbeat").touch()
                 beat_at = now + HEARTBEAT_S
             if told is None:
-                if now >= look_at or self.signals.seen:
-                    told, look_at = self._why_end(now), now + 1.0
+                told = self._signalled() or (self._limit_spent(now) if now >= look_at else None)
+                look_at = max(look_at, now + 1.0) if now >= look_at else look_at
                 if told is not None:
                     print(f"hpckit: {told}: telling the program to save and end", flush=True)
-                    launch.signal(signal.SIGTERM)
-                    kill_at = now + GRACE_S if told.startswith("limits") else float("inf")
-            elif now >= kill_at:
+                    kill_at = now + self._grace_s(told)
+            if told is not None and not sent:
+                sent = launch.signal(signal.SIGTERM)
+            if now >= kill_at:
                 launch.kill()
             time.sleep(POLL_S)
-        if told is None and self.signals.terminated:
-            # The ranks heard it first, and had ended before we looked.
-            told = TERMINATED
-        return told
+        # The ranks may have heard it first, and have ended before we looked.
+        return told or (TERMINATED if self.signals.terminated else None)
 
-    def _why_end(self, now: float) -> str | None:
+    def _grace_s(self, told: str) -> float:
+        """How long the program may take to end; a scheduler that ends a job kills it itself."""
+        return GRACE_S if told.startswith("limits") or self.foreground else float("inf")
+
+    def _signalled(self) -> str | None:
         if self.signals.terminated:
             return TERMINATED
-        if self.signals.time_limit:
-            return "time limit"
-        return self._limit_spent(now)
+        return "time limit" if self.signals.time_limit else None
+
+    @functools.cached_property
+    def _hours_before(self) -> float:
+        """What the attempts before this one have used; it does not change any more."""
+        before = [each for each in self.run.attempts() if each.number != self.attempt.number]
+        return hours_used(before, units(self.spec))
 
     def _limit_spent(self, now: float) -> str | None:
         """Which of the run's hard limits is reached, if any."""
         limits = self.spec.limits
-        used = hours_used(self.run.attempts(), units(self.spec), alive=self.attempt.number)
+        ours_s = now - seconds_of(self.started)
+        used = self._hours_before + ours_s / 3600 * units(self.spec)
         if limits.gpu_hours is not None and used >= limits.gpu_hours:
             return f"limits.gpu_hours: {limits.gpu_hours:g} {unit_name(self.spec)} are used"
         age_s = now - seconds_of(self.run.created)
@@ -162,13 +186,25 @@ def _said(path: Path) -> str:
     """What srun complained of, in one line."""
     with contextlib.suppress(OSError):
         said = path.read_text(errors="replace").splitlines()
-        return "; ".join(line for line in said if "lacks support for cpu binding" not in line)[
-            -500:
-        ]
+        worth = [line for line in said if "lacks support for cpu binding" not in line]
+        return "; ".join(worth)[-500:]
     return ""
 
 
 def end_attempt(attempt: Attempt, outcome: Outcome) -> None:
     """The attempt's own last word."""
     about = {"ended": now_iso(), "reason": outcome.reason, "exit_code": outcome.exit_code}
-    write_json(attempt.dir / "ended.json", {**about, "program": outcome.program})
+    insist(lambda: write_json(attempt.dir / "ended.json", {**about, "program": outcome.program}))
+
+
+def insist(write: Callable[[], None], for_s: float = 120.0) -> None:
+    """Write what must not be lost, again and again for a while if the filesystem refuses."""
+    until = time.monotonic() + for_s
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if time.monotonic() > until:
+                raise
+            print(f"hpckit: {error}: trying again", flush=True)
+            time.sleep(5.0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +75,26 @@ def other_folder() -> Iterator[Path]:
     """A short folder for a second cluster."""
     with short_folder() as folder:
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test leaves in the queue, a failed one above all, must not hold up the next."""
+    yield
+    if "slurm" not in request.fixturenames:
+        return
+    subprocess.run(["scancel", "--me"], capture_output=True, check=False)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        queue, nodes = told("squeue", "-h"), told("sinfo", "-h", "-p", "main", "-o", "%T")
+        if queue == "" and nodes == "idle":
+            return
+        time.sleep(0.2)
+    why = told("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T %E %C")
+    raise AssertionError(f"left behind: {queue!r}, nodes {why!r}")
+
+
+def told(*command: str) -> str | None:
+    """What a command of Slurm prints, None where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -146,7 +146,7 @@ def test_a_plain_scancel_of_the_whole_chain_is_final(slurm, job):
 def test_hpckit_cancel_ends_a_pending_run_and_its_jobs(slurm, job):
     spec = job("sleep 100", "slurm: {begin: now+1hour}")
     run = submit(spec)[0]
-    told = show(run["run"], spec.parent)
+    told = wait_for(run["run"], spec.parent, until=lambda told: told["reason"])
     assert (told["state"], told["reason"]) == ("pending", "BeginTime")
     assert told["next"]["job_id"] == run["job_id"]
     assert told["next"]["expected"]
@@ -154,6 +154,47 @@ def test_hpckit_cancel_ends_a_pending_run_and_its_jobs(slurm, job):
     assert show(run["run"], spec.parent)["state"] == "cancelled"
     queue = subprocess.run(["squeue", "-h", "-n", run["run"]], capture_output=True, text=True)
     assert queue.stdout == ""
+
+
+def test_a_scancel_is_final_even_while_the_program_is_still_saving(slurm, job):
+    """The next link starts at once, beside an attempt that takes its time to end."""
+    spec = job("bash slow.sh")
+    (spec.parent / "slow.sh").write_text(
+        "trap 'sleep 3; exit 0' TERM\ntouch ready; while true; do sleep 0.1; done\n"
+    )
+    run = submit(spec)[0]
+    ready = Path(run["dir"], "work", "ready")
+    wait_for(run["run"], spec.parent, until=lambda _: ready.exists())
+    subprocess.run(["scancel", run["job_id"]], check=True)
+    told = wait_for(run["run"], spec.parent)
+    assert (told["state"], len(told["attempts"])) == ("cancelled", 1)
+
+
+@pytest.mark.parametrize("ends", ["exit 0", "exit 3"])
+def test_a_preempted_run_goes_on_whatever_its_program_ends_with(slurm, job, ends):
+    spec = job("bash resumable.sh", "resources: {partition: low, cpus_per_node: 8, time: 5m}")
+    (spec.parent / "resumable.sh").write_text(
+        f"if [ -e saved ]; then echo second; exit 0; fi\ntrap 'touch saved; {ends}' TERM\n"
+        "touch ready; while true; do sleep 0.1; done\n"
+    )
+    run = submit(spec)[0]
+    ready = Path(run["dir"], "work", "ready")
+    wait_for(run["run"], spec.parent, until=lambda _: ready.exists())
+    wrap = ["--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"]
+    subprocess.run(["sbatch", *wrap], check=True, capture_output=True)
+    told = wait_for(run["run"], spec.parent, seconds=90)
+    assert (told["state"], len(told["attempts"])) == ("done", 2), told
+    assert call("logs", run["run"], cwd=spec.parent) == "second\n"
+
+
+def test_points_that_a_person_cancels_are_cancelled(slurm, job):
+    spec = job('"sleep 100"', "sweep: {seeds: 2}")
+    runs = submit(spec)
+    for run in runs:
+        wait_for(run["run"], spec.parent, until=lambda told: told["attempts"])
+    subprocess.run(["scancel", runs[0]["job_id"]], check=True)
+    assert wait_for(runs[0]["run"], spec.parent)["state"] == "cancelled"
+    assert show(runs[1]["run"], spec.parent)["state"] == "running"
 
 
 def test_a_lost_node_is_no_reason_to_stop(slurm, job):

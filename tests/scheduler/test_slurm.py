@@ -242,7 +242,7 @@ def test_a_configured_slurm_that_does_not_answer_never_means_local(
     tools.put("sinfo", f"echo '{said}' >&2; exit 1")
     with pytest.raises(SchedulerSilent) as caught:
         choose()
-    assert "HPCKIT_SCHEDULER=local" in caught.value.hint
+    assert "--cluster local" in caught.value.hint
 
 
 def test_a_slow_controller_never_means_local(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:

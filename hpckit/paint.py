@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,23 @@ COLOURS = {
     "bold": "1",
     "dim": "2",
 }
+
+
+# Our own colours; a program's sequences never reach a person's terminal through `show`.
+ESCAPES = re.compile(r"(\x1b\[[0-9;]*m)")
+CONTROL = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)|[\x00-\x08\x0b-\x1f\x7f]"
+)
+
+
+def plain_line(line: str) -> str:
+    """A line without tabs, and a progress bar as it stood last."""
+    return line.rstrip("\r").rpartition("\r")[2].expandtabs()
+
+
+def harmless(line: str) -> str:
+    """What a program printed, without what would move a reader's cursor or rename the window."""
+    return CONTROL.sub("", plain_line(line))
 
 
 def colours_wanted() -> bool:

@@ -1,0 +1,165 @@
+"""One link of a chain: what it does before and after the program, whatever came before it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hpckit.errors import SchedulerSilent
+from hpckit.files import write_json
+from hpckit.ledger import final
+from hpckit.run import IDENTITY, identity, open_run
+from hpckit.scheduler.base import Cause, Phase
+from hpckit.worker import link as links
+from hpckit.worker.link import Link
+from hpckit.worker.outcome import Outcome
+from hpckit.worker.watch import Signals
+from tests.test_outcome import status
+
+
+class Answering:
+    """A scheduler that says one thing after the other, and the last of them for ever."""
+
+    kind = "slurm"
+
+    def __init__(self, *queues, history=()):
+        self.queues = list(queues)
+        self.told = list(history)
+        self.cancelled = []
+
+    def queue(self):
+        answer = self.queues.pop(0) if len(self.queues) > 1 else self.queues[0]
+        if answer is None:
+            raise SchedulerSilent("no answer")
+        return answer
+
+    def history(self, names, since):
+        return self.told
+
+    def cancel(self, job_ids, *, pending_only=False):
+        self.cancelled.append((list(job_ids), pending_only))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setattr(links.time, "sleep", lambda _: None)
+    about = identity(run_id="a/b", name="a", scheduler="slurm", params={})
+    write_json(tmp_path / IDENTITY, about)
+    found = open_run(tmp_path)
+    assert found is not None
+    found.ledger("submitter").write("submit", chains=[1])
+    return found
+
+
+def make_link(run, scheduler, task=2):
+    chain = {"number": 1, "offset": 0, "size": 12}
+    return Link(run=run, chain=chain, task=task, scheduler=scheduler, signals=Signals())
+
+
+def before(run, reason=None):
+    """An attempt that came before, and how it says that it ended."""
+    attempt = run.claim_attempt({"job_id": "1_1", "started": "2026-01-01T00:00:00.000Z"})
+    run.ledger("attempt-001").write("attempt", number=1)
+    if reason is not None:
+        about = {"ended": "2026-01-01T01:00:00.000Z", "reason": reason}
+        write_json(attempt.dir / "ended.json", about)
+    return attempt
+
+
+def job(phase, cause=None):
+    return dataclasses.replace(status(cause), phase=phase)
+
+
+def went_on(link, monkeypatch):
+    """Whether the link would have begun an attempt."""
+    begun = []
+    monkeypatch.setattr(Link, "_attempt", lambda self, previous: begun.append(previous) or 0)
+    link.serve()
+    return bool(begun)
+
+
+def test_a_scancel_whose_program_is_still_saving_is_waited_for_and_final(run, monkeypatch):
+    before(run, "terminated")
+    ending = [job(Phase.ENDING)]
+    slurm = Answering(ending, None, ending, [job(Phase.ENDED, Cause.CANCELLED)])
+    assert not went_on(make_link(run, slurm), monkeypatch)
+    assert final(run.ledger().events()).data["state"] == "cancelled"
+    assert slurm.cancelled == [(["1"], True)]
+
+
+def test_what_has_left_the_queue_is_looked_up_in_accounting(run, monkeypatch):
+    before(run)
+    slurm = Answering([], history=[job(Phase.ENDED, Cause.CANCELLED)])
+    assert not went_on(make_link(run, slurm), monkeypatch)
+
+
+@pytest.mark.parametrize("cause", [Cause.NODE_FAIL, Cause.PREEMPTED, Cause.TIMEOUT])
+def test_after_a_lost_node_or_preemption_the_link_goes_on(run, monkeypatch, cause):
+    before(run, "terminated")
+    assert went_on(make_link(run, Answering([job(Phase.ENDED, cause)])), monkeypatch)
+
+
+def test_an_attempt_that_asked_for_the_next_one_has_not_died(run, monkeypatch):
+    """Preemption reaches the ranks alone; the worker then ends by itself, with 75."""
+    before(run, "terminated")
+    asked = dataclasses.replace(job(Phase.ENDED, Cause.FAILED), exit_code=75)
+    assert went_on(make_link(run, Answering([asked])), monkeypatch)
+
+
+def test_an_attempt_that_said_how_it_ended_is_not_asked_about(run, monkeypatch):
+    before(run, "time limit")
+    assert went_on(make_link(run, Answering(None)), monkeypatch)
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "cancelled", "stopped"])
+def test_a_run_that_has_ended_is_left_alone(run, monkeypatch, state):
+    run.ledger("attempt-001").write("finished", state=state, attempt=1)
+    slurm = Answering([])
+    assert not went_on(make_link(run, slurm), monkeypatch)
+    assert slurm.cancelled == [(["1"], True)]
+
+
+def test_a_wish_to_cancel_that_no_scancel_followed_is_obeyed(run, monkeypatch):
+    run.ledger("person").write("cancel")
+    assert not went_on(make_link(run, Answering([])), monkeypatch)
+    assert final(run.ledger().events()).data["state"] == "cancelled"
+
+
+def test_an_older_submission_does_nothing(run, monkeypatch):
+    run.ledger("person").write("submit", chains=[2])
+    assert not went_on(make_link(run, Answering([])), monkeypatch)
+
+
+def test_a_worker_whose_node_was_given_up_ends_nothing_and_cancels_nothing(run):
+    zombie = before(run)
+    run.claim_attempt({"job_id": "1_2"})
+    slurm = Answering([])
+    make_link(run, slurm, task=1)._conclude(zombie, Outcome(state="done", reason="done"))
+    assert final(run.ledger().events()) is None
+    assert slurm.cancelled == []
+    assert zombie.ended() is None
+
+
+def test_who_dies_while_writing_the_end_has_ended_the_run_already(run, monkeypatch):
+    """The run's own end is written first: what is done is not run again."""
+    attempt = before(run)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(links, "end_attempt", dies)
+    link = make_link(run, Answering([]), task=1)
+    with pytest.raises(KeyboardInterrupt):
+        link._conclude(attempt, Outcome(state="done", reason="done"))
+    assert not went_on(make_link(run, Answering([])), monkeypatch)
+
+
+def test_a_doubtful_end_on_a_job_that_slurm_has_given_up_is_not_judged(run):
+    link = make_link(run, Answering([dataclasses.replace(job(Phase.ENDED), job_id="1_2")]))
+    lost = Outcome(state="failed", reason="1 of 1 ranks ended without a word", is_doubtful=True)
+    assert link._weighed(lost, before(run)).state is None
+    alive = dataclasses.replace(job(Phase.RUNNING), job_id="1_2")
+    assert make_link(run, Answering([alive]))._weighed(lost, before(run)).state == "failed"
