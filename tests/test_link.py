@@ -84,7 +84,9 @@ def went_on(link, monkeypatch):
 def test_a_scancel_whose_program_is_still_saving_is_waited_for_and_final(run, monkeypatch):
     before(run, "terminated")
     ending = [job(Phase.ENDING)]
-    slurm = Answering(ending, None, ending, [job(Phase.ENDED, Cause.CANCELLED)])
+    # The worker asked for the next link as it ended; a person's word stands above that.
+    ended = dataclasses.replace(job(Phase.ENDED, Cause.CANCELLED), exit_code=75)
+    slurm = Answering(ending, None, ending, [ended])
     assert not went_on(make_link(run, slurm), monkeypatch)
     assert final(run.ledger().events()).data["state"] == "cancelled"
     assert slurm.cancelled == [(["1"], True)]

@@ -91,10 +91,11 @@ def _signal_name(number: int) -> str:
 def after_a_silent_end(status: JobStatus | None) -> Outcome:
     """What an attempt that wrote no end leaves behind, by the scheduler's word for it."""
     cause = status.cause if status is not None else None
-    if status is not None and status.exit_code == GO_ON:
-        return Outcome(state=None, reason=TERMINATED)
     if cause is Cause.CANCELLED:
         return Outcome(state="cancelled", reason="cancelled by scancel")
+    if cause is Cause.FAILED and status is not None and status.exit_code == GO_ON:
+        # It asked for the next link: the ranks alone had been told to end.
+        return Outcome(state=None, reason=TERMINATED)
     if cause is Cause.FAILED:
         return Outcome(state="failed", reason="the worker itself died: see the attempt's log")
     if cause is None:
