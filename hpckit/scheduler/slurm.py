@@ -25,7 +25,11 @@ SUBMIT_S = 60.0
 FIRST_ANSWER_S = 5.0
 LOOK_AGAIN = "try again in a minute; jobs that run are not touched by this"
 # SQUEUE_USERS or SACCT_FORMAT in somebody's .bashrc change what the commands answer.
-INHERITED = re.compile(r"(SLURMD?|SLURMSTEPD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO)_|PMI")
+INHERITED = re.compile(
+    r"(SLURMD?|SLURMSTEPD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO)_|PMI"
+    # A job that is submitted from a run is not that run, nor under its scheduler.
+    r"|HPCKIT_(SCHEDULER|RUN|RUN_DIR|ATTEMPT|PARAMS)$"
+)
 CONFIGURATIONS = (
     "/etc/slurm/slurm.conf",
     "/etc/slurm-llnl/slurm.conf",

@@ -180,4 +180,10 @@ def make_work_folder(home: Path, work: Path) -> None:
         link = partial / item["path"]
         if not link.is_symlink() and not link.exists():
             link.symlink_to(Path(about["source"]) / item["path"])
-    partial.rename(work)
+    try:
+        partial.rename(work)
+    except OSError:
+        # A worker whose node was given up for lost may have made it meanwhile.
+        shutil.rmtree(partial, ignore_errors=True)
+        if not work.exists():
+            raise

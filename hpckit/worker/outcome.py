@@ -97,7 +97,9 @@ def after_a_silent_end(status: JobStatus | None) -> Outcome:
         # It asked for the next link: the ranks alone had been told to end.
         return Outcome(state=None, reason=TERMINATED)
     if cause is Cause.FAILED:
-        return Outcome(state="failed", reason="the worker itself died: see the attempt's log")
+        return Outcome(
+            state="failed", reason="the worker itself died: hpckit logs --worker tells more"
+        )
     if cause is None:
         return Outcome(state=None, reason="ended without a word")
     return Outcome(state=None, reason=cause.value)
