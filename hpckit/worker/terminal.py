@@ -1,4 +1,4 @@
-"""A program that has the terminal to itself, while a copy of what it prints is kept."""
+"""A launch in the foreground: the program has our stdin, and what it prints is kept as well."""
 
 from __future__ import annotations
 
@@ -7,12 +7,29 @@ import os
 import pty
 import select
 import signal
+import subprocess
 import sys
 import termios
 import threading
 import tty
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from hpckit.scheduler.local_tree import descendants
+from hpckit.worker.launch import Launch, inside_slurm, rank_environment, srun_command
+from hpckit.worker.rank_script import RANK, Layout
+
+
+def in_foreground(layout: Layout, logs: Path) -> Launch:
+    """The one rank of a launch with our stdin: under a terminal where there is one."""
+    in_slurm = inside_slurm(os.environ)
+    command = (
+        srun_command(layout, logs, foreground=True) if in_slurm else ["bash", f"{logs}/{RANK}"]
+    )
+    environ = rank_environment(0, layout)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return TerminalProcess(command, environ, logs / "rank-0.log")
+    return Piped(command, environ, logs / "rank-0.log")
 
 
 class TerminalProcess:
@@ -75,3 +92,47 @@ class TerminalProcess:
                 else:
                     os.write(kept, data)
                     os.write(sys.stdout.fileno(), data)
+
+
+class Piped:
+    """One process that keeps our stdin; what it prints is copied, to us and to its log."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        self._process = subprocess.Popen(
+            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self._copier = threading.Thread(target=self._copy, args=(log,), daemon=True)
+        self._copier.start()
+
+    def poll(self) -> bool:
+        if self._process.poll() is None:
+            return False
+        self._copier.join(timeout=2)
+        return True
+
+    def signal(self, number: int) -> bool:
+        # It shares our process group, and with it the terminal's stdin: so each by itself.
+        for pid in (*descendants(self._process.pid), self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return True
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def _copy(self, log: Path) -> None:
+        assert self._process.stdout is not None
+        with open(log, "ab", buffering=0) as kept:
+            places = [kept.fileno(), sys.stdout.fileno()]
+            while data := os.read(self._process.stdout.fileno(), 65536):
+                # A reader that went away, or a full disk, must not stop the program: drain on.
+                places = [place for place in places if _written(place, data)]
+
+
+def _written(place: int, data: bytes) -> bool:
+    try:
+        while data:
+            data = data[os.write(place, data) :]
+    except OSError:
+        return False
+    return True

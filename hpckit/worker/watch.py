@@ -21,6 +21,7 @@ from hpckit.run import Attempt, Run
 from hpckit.submission.snapshot import make_work_folder
 from hpckit.worker import launch as launching
 from hpckit.worker.outcome import TERMINATED, Outcome, judge
+from hpckit.worker.processes import LocalProcesses, SlurmStep
 from hpckit.worker.rank_script import Layout, Places, render
 
 if TYPE_CHECKING:
@@ -116,9 +117,12 @@ class Watch:
 
     def _start(self, logs: Path) -> launching.Launch:
         if self.foreground:
-            return launching.in_foreground(self.layout, logs)
+            # A terminal's modules are of no use to a batch job.
+            from hpckit.worker.terminal import in_foreground
+
+            return in_foreground(self.layout, logs)
         on_slurm = launching.inside_slurm(os.environ)
-        return (launching.SlurmStep if on_slurm else launching.LocalProcesses)(self.layout, logs)
+        return (SlurmStep if on_slurm else LocalProcesses)(self.layout, logs)
 
     def _exits(self, logs: Path) -> list[launching.RankExit]:
         """The ranks' own words; another node's may take a moment on a shared filesystem."""
