@@ -30,12 +30,6 @@ def cancel_run(run: Run) -> str:
     cache = QueueCache(scheduler)
     try:
         jobs = assign(facts, answer_for(scheduler))
-        unseen = [fact for fact in facts if fact.attempts and not jobs[fact.run.id]]
-        if unseen and not run.is_sweep:
-            raise NotFound(
-                f"{run.id}: the wish is written down, but no job of it is seen from here",
-                f"if it still runs, cancel it where it was submitted, on {run.host}",
-            )
         alive = [
             job.job_id
             for fact in facts
@@ -52,9 +46,21 @@ def cancel_run(run: Run) -> str:
         ) from error
     finally:
         cache.forget()
+    unseen = [fact for fact in facts if fact.attempts and not jobs[fact.run.id]]
     for fact in facts:
-        about = {"state": "cancelled", "reason": "cancelled with hpckit cancel"}
-        fact.run.ledger().write("finished", **about)
+        if fact not in unseen:
+            about = {"state": "cancelled", "reason": "cancelled with hpckit cancel"}
+            fact.run.ledger().write("finished", **about)
+    if unseen:
+        # They may run on, where this machine cannot see them: nobody may say that they ended.
+        what = (
+            f"{len(unseen)} of its runs have jobs that are" if run.is_sweep else "no job of it is"
+        )
+        what += " not seen from here" if run.is_sweep else " seen from here"
+        raise NotFound(
+            f"{run.id}: the wish is written down, but {what}",
+            f"if it still runs, cancel it where it was submitted, on {run.host}",
+        )
     return "cancelled"
 
 

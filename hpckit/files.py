@@ -42,7 +42,8 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a file in one step: readers see the old text or the new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
+        # A file's name may be no UTF-8: what stands for its bytes becomes those bytes again.
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(text)
             stream.flush()
             if durable:
@@ -57,7 +58,14 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write a value as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", durable=durable)
+    write_atomic(
+        path, _utf8(json.dumps(value, indent=1, ensure_ascii=False)) + "\n", durable=durable
+    )
+
+
+def _utf8(text: str) -> str:
+    """JSON whose names of files that are no UTF-8 are escaped, as JSON can and UTF-8 cannot."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read_json(path: Path) -> Any:
@@ -70,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append one JSON line and make it durable before returning."""
-    line = json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+    line = _utf8(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) + "\n"
     is_new = not path.exists()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:

@@ -9,13 +9,29 @@ from typing import TYPE_CHECKING
 from hpckit.logs import follow
 from hpckit.paint import duration, note
 from hpckit.run import Run
-from hpckit.status.state import State, states_of
+from hpckit.status.state import LOST, State, states_of
 
 if TYPE_CHECKING:
     from hpckit.status.queue_cache import QueueCache
 
 # The run directory is looked at often; whether the scheduler is asked, its cache decides.
 LOOK_S = 1.0
+# Accounting may come later than the end of a job, but not by this much.
+LOST_S = 300.0
+
+
+class Patience:
+    """How long a run has been lost without a word; whoever follows it must not do so for ever."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_over(self, lost: bool) -> bool:
+        if not lost:
+            self._since = None
+            return False
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since > LOST_S
 
 
 def follow_run(
@@ -32,6 +48,7 @@ def follow_run(
 def _follow(run: Run, cache: QueueCache | None, rank: int, last_lines: int | None) -> int:
     shown, state_words, looked = 0, "", 0.0
     ended: State | None = None
+    patience = Patience()
     for attempt, text in follow(run, rank, last_lines=last_lines):
         if attempt.number != shown and attempt.number:
             note(f"-- attempt {attempt.number}, job {attempt.about().get('job_id')}")
@@ -50,6 +67,9 @@ def _follow(run: Run, cache: QueueCache | None, rank: int, last_lines: int | Non
                 note(f"-- {words}")
             state_words = words
             ended = state if state.is_final else None
+            if patience.is_over(state.state == "unknown" and state.reason == LOST):
+                note(f"-- {words}: no longer followed")
+                return 1
     assert ended is not None
     note(summary(run))
     return ended.exit_code or 0

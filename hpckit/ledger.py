@@ -75,17 +75,27 @@ def last(events: list[Event], kind: str) -> Event | None:
 
 
 def final(events: list[Event]) -> Event | None:
-    """The end of a run: the first one that was written since it was last submitted.
+    """The end of a run: the first one that was written of its newest submission.
 
     An attempt's word counts until the next one has begun: on a node that was given up for lost, a
-    worker may live on and end a run that another serves by now.
+    worker may live on and end a run that another serves by now. What a worker wrote says which
+    submission it ends by its chain: the clocks of the machines need not agree.
     """
     numbers = [int(event.data.get("number", 0)) for event in events if event.kind == "attempt"]
     newest = max(numbers, default=0)
-    found = None
+    submission = last(events, "submit")
     for event in events:
-        if event.kind == "submit":
-            found = None
-        elif event.kind == "finished" and int(event.data.get("attempt", newest)) >= newest:
-            found = found or event
-    return found
+        if (
+            event.kind == "finished"
+            and int(event.data.get("attempt", newest)) >= newest
+            and (submission is None or _ends(event, submission))
+        ):
+            return event
+    return None
+
+
+def _ends(event: Event, submission: Event) -> bool:
+    chain = event.data.get("chain")
+    if chain is None:
+        return event.time >= submission.time
+    return chain in submission.data.get("chains", ())

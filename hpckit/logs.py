@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hpckit.files import read_json
 from hpckit.run import Attempt, Run, chain_folder
 
 BLOCK = 65_536
 # A follower of a huge log takes it in pieces.
 MOST = 8_000_000
+# A progress bar may draw a line of many megabytes; nobody reads more than its end.
+LONGEST_LINE = 1_000_000
 
 
 def rank_log(attempt: Attempt, rank: int) -> Path | None:
@@ -27,6 +30,19 @@ def worker_log(run: Run, attempt: Attempt) -> Path:
     return chain_folder(run.home, about.get("chain", 1)) / str(about.get("log"))
 
 
+def newest_link_log(run: Run) -> Path | None:
+    """What the last task to begin for a run printed, an attempt or not."""
+    found = [path for path in run.home.glob("chains/*/*.log") if _serves(run, path)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _serves(run: Run, log: Path) -> bool:
+    if run.point is None:
+        return True
+    chain = read_json(log.with_name("chain.json")) or {}
+    return log.stem.rpartition("_")[2] == str(run.point - int(chain.get("offset", 0)))
+
+
 def failed_log(attempt: dict[str, Any]) -> Path | None:
     """The log of the rank that failed first, of an attempt as `show` tells it."""
     rank = (attempt.get("program") or {}).get("rank", 0)
@@ -36,18 +52,37 @@ def failed_log(attempt: dict[str, Any]) -> Path | None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, read from its end in blocks until there are enough."""
-    data = b""
+    """The last lines of a file; of a line without an end, such as a progress bar, its end."""
+    text = _end_of(path, lines)[1].decode("utf-8", errors="replace")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _end_of(path: Path, lines: int) -> tuple[int, bytes]:
+    """Where the last lines of a file begin, and what they are, read from its end in blocks."""
+    blocks: list[bytes] = []
     with open(path, "rb") as stream:
         at = stream.seek(0, 2)
-        while at > 0 and data.count(b"\n") <= lines:
+        # The newline that ends the file ends its last line.
+        wanted, barren = lines + 1, 0
+        while at > 0 and barren < LONGEST_LINE:
             step = min(at, BLOCK)
             at -= step
             stream.seek(at)
-            data = stream.read(step) + data
-    found = data.decode("utf-8", errors="replace").split("\n")
-    whole = found[:-1] if found[-1] == "" else found
-    return whole[-lines:]
+            block = stream.read(step)
+            if not blocks and not block.endswith(b"\n"):
+                wanted = lines
+            found = block.count(b"\n")
+            if found >= wanted:
+                cut = len(block)
+                for _ in range(wanted):
+                    cut = block.rindex(b"\n", 0, cut)
+                blocks.append(block[cut + 1 :])
+                at += cut + 1
+                break
+            wanted -= found
+            barren = 0 if found else barren + step
+            blocks.append(block)
+    return at, b"".join(reversed(blocks))
 
 
 class Reader:
@@ -59,9 +94,7 @@ class Reader:
         # A character may arrive in pieces.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         if skip_to_last is not None and path.exists():
-            kept = tail(path, skip_to_last)
-            size = path.stat().st_size
-            self._at = max(0, size - sum(len(line.encode()) + 1 for line in kept))
+            self._at = _end_of(path, skip_to_last)[0]
 
     def more(self) -> str:
         """The new text, empty where there is none."""

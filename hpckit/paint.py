@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -103,4 +104,6 @@ def short(value: object) -> str:
 
 def note(text: str) -> None:
     """Progress and remarks: for people, on stderr, so that stdout stays data."""
-    print(text, file=sys.stderr, flush=True)
+    # A terminal that is gone is no reason to stop halfway.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
 IDENTITY = "run.json"
+# In a chain's folder: a line for each link that has begun since a worker last came up.
+STARTS = "starts"
 NEEDED = {"run", "name", "created", "scheduler"}
 # No vowels and nothing that is mistaken for another sign: an id is read aloud and typed.
 ALPHABET = "bcdfghjkmnpqrstvwxz23456789"

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpckit.errors import UsageError
+
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
 
@@ -43,13 +45,21 @@ def config_files() -> list[Path]:
 
 
 def _beside(file: Path, value: str) -> str:
-    return str(file.parent / Path(value).expanduser())
+    return str(file.parent / _at_home(value))
+
+
+def _at_home(value: str) -> Path:
+    """A path whose `~` is a home folder, where there is one."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{value}: there is no such home folder") from error
 
 
 def root(flag: str | None = None, scratch: str | None = None) -> Path:
     """The folder that holds the runs."""
     found = setting("root", flag, scratch) or "runs"
-    return Path(found).expanduser().absolute()
+    return _at_home(found).absolute()
 
 
 def profile_name(flag: str | None = None) -> str | None:

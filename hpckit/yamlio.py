@@ -21,7 +21,7 @@ PROBLEMS_LIMIT = 100
 
 # The pure parser gives the same events, some ten times slower.
 _EVENTS: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WHOLE = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*(?:_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+)")
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*(?:_[0-9]+)*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
@@ -187,7 +187,7 @@ def _decoded(source: str | bytes, file: str) -> str:
         raise _Broken(file, 1, 1, f"the file is larger than {SIZE_LIMIT // 1024} KiB")
     if isinstance(source, bytes):
         source = _utf8(source, file)
-    if found := _UNPRINTABLE.search(source):
+    if found := UNPRINTABLE.search(source):
         line = source.count("\n", 0, found.start()) + 1
         column = found.start() - source.rfind("\n", 0, found.start())
         raise _Broken(file, line, column, f"character {found[0]!r} may not stand in YAML")

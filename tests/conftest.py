@@ -25,6 +25,8 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for name in ("CACHE", "CONFIG", "STATE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
     monkeypatch.setenv("HPCKIT_LOCAL_DIR", str(home / "local"))
+    # However few this machine has: how many run at once is what some tests look at.
+    monkeypatch.setenv("HPCKIT_LOCAL_CPUS", "16")
     monkeypatch.setenv("COLUMNS", "200")
     return home
 

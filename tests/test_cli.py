@@ -175,3 +175,32 @@ def test_init_overwrites_nothing(cli, tmp_path):
     assert "already there" in cli("init", code=2).stderr
     assert (tmp_path / "train.py").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["train.py"]
+
+
+def test_json_is_json_even_with_numbers_that_it_has_no_word_for(cli, job):
+    spec = job("echo", "params: {x: .nan, y: [-.inf]}")
+    done = cli("submit", spec, "-n", "--json", "--cluster", "local", cwd=spec.parent)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    told = json.loads(done.stdout, parse_constant=refuse)
+    assert told["spec"]["params"] == {"x": "nan", "y": ["-inf"]}
+
+
+def test_names_that_are_no_text_are_borne(cli, job):
+    spec = job("sh -c 'ls *.bin | wc -l'")
+    (spec.parent / ".hpckitignore").write_text("*.bin\n")
+    with open(os.fsencode(spec.parent) + b"/\xff.bin", "w"):
+        pass
+    cli("submit", spec, "--follow", "--cluster", "local", cwd=spec.parent)
+    assert cli("logs", cwd=spec.parent).stdout == "1\n"
+    done = cli("submit", spec, "--json", "--cluster", "local", cwd=spec.parent)
+    assert json.loads(done.stdout)["runs"]
+
+
+def test_a_variable_that_is_no_text_is_refused(cli, job):
+    spec = job("echo", "env: [ODD]", "params: {x: '${ODD}'}")
+    environ = {"ODD": os.fsdecode(b"a\xff")}
+    done = cli("check", spec, cwd=spec.parent, env=environ, code=2)
+    assert "ODD holds what is no text" in done.stdout

@@ -82,3 +82,24 @@ def test_words_are_what_a_program_expects():
 def test_nested_parameters_have_dotted_names():
     found = values_of({"loss": {"w": 0.5}, "lr": 1})
     assert found == {"params.loss": {"w": 0.5}, "params.loss.w": 0.5, "params.lr": 1}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "printf %s \"$(printf %s '{params.x}')\"",
+        'printf %s "$(printf %s {params.x})"',
+        "printf %s \"`printf %s '{params.x}'`\"",
+        'printf %s "$( (printf %s "{params.x}") )"',
+        "printf %s '{params.x}'",
+        'echo "(" > /dev/null; printf %s "{params.x}"',
+        'printf %s "$((1+1))" > /dev/null; printf %s {params.x}',
+    ],
+)
+def test_inside_a_substitution_quoting_begins_anew(command):
+    value = 'it\'s "two  words" $HOME'
+    line, variables = fill(command, {"params.x": value})
+    done = subprocess.run(
+        ["bash", "-c", line], env=variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == value

@@ -50,3 +50,13 @@ def test_two_writers_never_choose_the_same_name(tmp_path):
 
 def test_a_folder_that_is_not_there_has_no_events(tmp_path):
     assert Ledger(tmp_path / "none").events() == []
+
+
+def test_a_worker_whose_clock_is_behind_ends_its_run_all_the_same(tmp_path):
+    early = '{"time":"2020-01-01T00:00:00.000000Z","kind":"finished","state":"done","chain":1}\n'
+    (tmp_path / "worker.jsonl").write_text(early)
+    ledger = Ledger(tmp_path, "login")
+    ledger.write("submit", chains=[1])
+    assert final(ledger.events()).data["state"] == "done"
+    ledger.write("submit", chains=[2])
+    assert final(ledger.events()) is None

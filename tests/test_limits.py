@@ -11,7 +11,7 @@ from hpckit.errors import SpecError
 from hpckit.files import write_json
 from hpckit.limits import hours_used, resolve_limits, unit_name, units
 from hpckit.run import Attempt
-from hpckit.spec import spec_from_json
+from hpckit.spec import load_limits, spec_from_json
 
 
 def spec(**sections):
@@ -66,3 +66,9 @@ def test_a_site_s_file_that_is_wrong_is_said_and_not_passed_over(tmp_path):
     site.write_text("limits: {gpu_hour: 10}\n")
     with pytest.raises(SpecError, match="gpu_hours"):
         resolve_limits(spec(), site)
+
+
+@pytest.mark.parametrize("text", ["", "limits:\n", "limits: {attempts: }\n", "# none yet\n"])
+def test_a_site_that_says_nothing_limits_nothing(tmp_path, text):
+    (tmp_path / "site.yaml").write_text(text)
+    assert load_limits(tmp_path / "site.yaml").attempts == 1000

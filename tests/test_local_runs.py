@@ -426,3 +426,112 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_a_training(cli, job, tmp_p
         assert told["state"] == "done", told
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_rank_that_saves_is_not_ended_because_another_has_ended(cli, job):
+    """At the time limit rank 0 saves for long; the others die of SIGTERM at once."""
+    spec = job("{command: bash ranks.sh, processes: per_gpu}", "resources: {gpus_per_node: 2}")
+    (spec.parent / "ranks.sh").write_text(
+        'if [ -e saved ]; then exit 0; fi\ntouch "ready.$RANK"\n'
+        'if [ "$RANK" = 0 ]; then trap "sleep 12; touch saved; exit 0" TERM; fi\n'
+        "while true; do sleep 0.1; done\n"
+    )
+    run = submit(cli, spec, env={"CUDA_VISIBLE_DEVICES": "0,1"})[0]
+    work = Path(run["dir"], "work")
+    ready = [work / "ready.0", work / "ready.1"]
+    told = wait_for(
+        cli,
+        run["run"],
+        spec.parent,
+        until=lambda told: told["attempts"] and all(path.exists() for path in ready),
+    )
+    os.kill(worker_pid(told), signal.SIGUSR2)
+    told = wait_for(cli, run["run"], spec.parent)
+    assert [attempt["reason"] for attempt in told["attempts"]] == ["time limit", "done"]
+    assert (work / "saved").exists()
+
+
+def test_a_sweep_whose_jobs_are_not_seen_from_here_is_not_said_to_be_cancelled(cli, job, tmp_path):
+    spec = job('"sleep 30"', "sweep: {seeds: 2}")
+    runs = submit(cli, spec)
+    sweep = runs[0]["run"].rpartition("/")[0]
+    for run in runs:
+        wait_for(cli, run["run"], spec.parent, until=lambda told: told["attempts"])
+    elsewhere = {"HPCKIT_LOCAL_DIR": str(tmp_path / "elsewhere")}
+    done = cli("cancel", sweep, cwd=spec.parent, env=elsewhere, code=5)
+    assert "2 of its runs have jobs that are not seen from here" in done.stderr
+    assert show(cli, runs[0]["run"], spec.parent)["state"] == "running"
+    assert "cancelled" in cli("cancel", sweep, cwd=spec.parent).stdout
+    assert wait_for(cli, runs[1]["run"], spec.parent)["state"] == "cancelled"
+
+
+def test_workers_that_cannot_come_up_do_not_burn_the_whole_chain(cli, job):
+    spec = job()
+    run = submit(cli, spec, env={"HPCKIT_LOCAL_CPUS": "1"})[0]
+    # Whatever hinders a worker: here what it is told to do is damaged.
+    (Path(run["dir"]) / "chains" / "001" / "job.pkl").write_bytes(b"nonsense")
+    told = wait_for(cli, run["run"], spec.parent)
+    assert told["reason"] == "the worker itself died: hpckit logs --worker tells more"
+    assert "did not come up 3 times" in cli("logs", "--worker", run["run"], cwd=spec.parent).stdout
+    first = Path(run["dir"], "chains", "001", f"{run['job_id'].partition('_')[0]}_1.log")
+    assert "UnpicklingError" in first.read_text()
+
+
+def test_a_closed_stderr_stops_no_submission(job):
+    spec = job()
+    command = [sys.executable, "-m", "hpckit", "submit", str(spec), "--cluster", "local", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, cwd=spec.parent, stdout=subprocess.PIPE, stderr=full, text=True, timeout=60
+        )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["runs"]
+
+
+def test_a_refused_plan_leaves_no_folder_behind_in_the_foreground(cli, job, tmp_path):
+    root = tmp_path / "a%jb"
+    cli("run", job(), "--root", root, code=2)
+    assert not list((root / "tiny").iterdir())
+
+
+def test_the_end_of_a_foreground_run_is_told_even_if_it_cannot_be_written(job, monkeypatch):
+    from hpckit.ledger import Ledger
+    from hpckit.spec import load_spec
+    from hpckit.worker import foreground
+
+    write = Ledger.write
+
+    def full(self, kind, **data):
+        if kind == "finished":
+            raise OSError(28, "No space left on device")
+        write(self, kind, **data)
+
+    monkeypatch.setattr(Ledger, "write", full)
+    monkeypatch.setattr(foreground, "WORDS_S", 0.0)
+    monkeypatch.setattr("hpckit.worker.watch.time.sleep", lambda _: None)
+    monkeypatch.setattr(
+        foreground, "_watched", lambda watch: foreground.Outcome(state="done", reason="done")
+    )
+    spec = job()
+    root = spec.parent.parent / "runs"
+    code = foreground.run_here(
+        load_spec(spec), root=root, source=spec.parent, spec_text=spec.read_text()
+    )
+    assert code == 0
+
+
+def test_a_terminal_run_goes_on_when_its_log_cannot_be_written(job, tmp_path):
+    import pexpect
+
+    script = tmp_path / "full.py"
+    script.write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        "from hpckit.worker.terminal import TerminalProcess\n"
+        "command = ['bash', '-c', 'seq 20000; echo end']\n"
+        "p = TerminalProcess(command, os.environ, Path('/dev/full'))\n"
+        "while not p.poll(): time.sleep(0.05)\n"
+    )
+    child = pexpect.spawn(sys.executable, [str(script)], timeout=30)
+    child.expect_exact("20000")
+    child.expect_exact("end")
+    child.expect(pexpect.EOF)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import pytest
 
 from hpckit.scheduler.base import Cause, JobStatus, Phase
-from hpckit.worker.launch import RankExit
+from hpckit.worker.launch import RankExit, rank_exits
 from hpckit.worker.outcome import after_a_silent_end, judge
 
 
@@ -121,3 +122,22 @@ def test_a_link_that_asked_for_the_next_one_has_not_died():
 
 def test_nothing_known_is_no_reason_to_end_a_run():
     assert after_a_silent_end(None).state is None
+
+
+def test_of_ranks_that_ended_in_one_moment_the_one_that_nobody_told_is_the_cause(tmp_path):
+    (tmp_path / "rank-0.exit").write_text("143 program told 1795240352,5\n")
+    (tmp_path / "rank-1.exit").write_text("1 program untold 1795240352,5\n")
+    (tmp_path / "rank-2.exit").write_text("0 program unt")
+    exits = rank_exits(tmp_path)
+    assert [exit_.rank for exit_ in exits] == [1, 0]
+    assert judge(exits, ranks=2, told=None).state == "failed"
+    (tmp_path / "rank-0.exit").write_text("143 program told 1795240352.4\n")
+    assert judge(rank_exits(tmp_path), ranks=2, told=None).reason == "terminated"
+
+
+def test_without_a_clock_in_bash_the_files_times_stand_in(tmp_path):
+    for number, when in ((0, 20), (1, 10)):
+        path = tmp_path / f"rank-{number}.exit"
+        path.write_text("1 program untold \n")
+        os.utime(path, (when, when))
+    assert [exit_.rank for exit_ in rank_exits(tmp_path)] == [1, 0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpckit import settings
-from hpckit.errors import SpecError
+from hpckit.errors import SpecError, UsageError
 
 
 @pytest.fixture
@@ -42,3 +42,8 @@ def test_a_configuration_with_a_mistake_is_told_with_its_place(project):
     (project / ".hpckit.yaml").write_text("cluster: local\nrooot: x\n")
     with pytest.raises(SpecError, match=r"\.hpckit\.yaml:2:1: rooot: unknown key.*root"):
         settings.root()
+
+
+def test_a_home_folder_that_nobody_has_is_a_sentence(project):
+    with pytest.raises(UsageError, match="~nobody-has-this"):
+        settings.root("~nobody-has-this/runs")

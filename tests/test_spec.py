@@ -231,6 +231,11 @@ def test_a_wrong_value_is_told_with_what_would_be_right(
     assert all(each.startswith("job.yaml:1:") for each in found)
 
 
+def test_slurm_cannot_tell_of_an_end_a_day_ahead(refused: Refused) -> None:
+    (found,) = refused(SMALL + "resources: {time: 3d}\ncheckpoint: {before_end: 20h}\n")
+    assert found.endswith("checkpoint.before_end: Slurm can tell at most 18h12m15s ahead")
+
+
 def test_a_wrong_time_limit_is_one_error_not_two(refused: Refused) -> None:
     text = SMALL + "resources: {time: 24}\ncheckpoint: {before_end: 2h}\n"
     assert [each.split(": ")[1] for each in refused(text)] == ["resources.time"]

@@ -165,13 +165,8 @@ def source(tmp_path):
 
 
 def commit(tmp_path, source, scheduler, **sections):
-    folder = committing.reserve(tmp_path / "runs", "agent")
-    made = plan(
-        make_spec(**sections),
-        run_id=f"agent/{folder.name}",
-        root=tmp_path / "runs",
-        scheduler="slurm",
-        max_array_size=3,
+    made = committing.reserve(
+        make_spec(**sections), root=tmp_path / "runs", scheduler="slurm", max_array_size=3
     )
     return committing.commit(made, scheduler, source=source, spec_text="name: agent\n")
 
@@ -227,3 +222,71 @@ def test_a_second_array_waits_for_the_first_where_there_is_a_throttle(tmp_path, 
     free = Answering("7", "8")
     commit(tmp_path, source, free, sweep={"seeds": 5})
     assert "dependency" not in options(free.scripts[1])
+
+
+def test_whatever_goes_wrong_before_sbatch_leaves_nothing_behind(tmp_path, source):
+    with pytest.raises(UsageError):
+        commit(tmp_path, source, Answering(UsageError("HPCKIT_LOCAL_KILLWAIT is no number")))
+    assert list((tmp_path / "runs" / "agent").iterdir()) == []
+
+
+def test_a_run_root_that_a_container_cannot_be_given_is_refused():
+    with pytest.raises(UsageError, match="':'"):
+        make_plan(Path("/scratch/a:b"), environment={"container": {"image": "a.sif"}})
+
+
+def test_what_the_environment_names_and_is_not_here_is_said(tmp_path, source):
+    said = []
+    made = committing.reserve(
+        make_spec(environment={"venv": ".venv", "container": {"image": "docker://pytorch"}}),
+        root=tmp_path / "runs",
+        scheduler="slurm",
+    )
+    committing.prepare(made, source=source, spec_text="", progress=said.append)
+    assert [line for line in said if "warning" in line] == [
+        "warning: environment.venv: there is no .venv here: it must be there when the job starts"
+    ]
+
+
+def give_up(tmp_path, task, prepare=lambda home: None):
+    """Run the shell before a worker as a link of a Slurm array; what it said and cancelled."""
+    made = make_plan(tmp_path)
+    script = made.script(made.chains[0]).replace("sleep 60", "echo paused >&2")
+    script = script.replace(f"exec {shlex.quote(sys.executable)}", "echo worker up; exit")
+    prepare(made.dir)
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "scancel").write_text("#!/bin/bash\necho scancel $* >&2\n")
+    (tools / "scancel").chmod(0o755)
+    variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task)}
+    return subprocess.run(
+        ["bash", "-c", script],
+        env={"PATH": f"{tools}:/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_first_link_that_cannot_start_ends_the_chain(tmp_path):
+    done = give_up(tmp_path, 1)
+    assert "hpckit: the run directory is gone\nscancel --state=PENDING 7" in done.stderr
+    assert done.returncode == 1
+
+
+def test_a_later_link_that_cannot_start_leaves_it_to_another_node(tmp_path):
+    done = give_up(tmp_path, 5)
+    assert "scancel" not in done.stderr
+    assert "hpckit: the run directory is gone\npaused" in done.stderr
+    assert done.returncode == 1
+
+
+def test_links_whose_worker_never_comes_up_give_up_at_the_fourth(tmp_path):
+    def prepare(home):
+        (home / "chains" / "001").mkdir(parents=True, exist_ok=True)
+
+    for task in (1, 2, 3):
+        assert "worker up" in give_up(tmp_path, task, prepare).stdout
+    done = give_up(tmp_path, 4, prepare)
+    assert "did not come up 3 times" in done.stderr
+    assert "scancel --state=PENDING 7" in done.stderr
+    assert "worker up" not in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 
@@ -75,6 +76,9 @@ def main() -> None:
         # Somebody closed them (`>&-`): there is nobody to tell.
         nowhere = open(os.devnull, "w")  # noqa: SIM115 (it lasts as long as the program)
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may be no text, and a terminal's alphabet may lack a sign.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = hpckit.main(standalone_mode=False)
     except click.ClickException as error:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
+
+if TYPE_CHECKING:
+    from hpckit.run import Run
 
 
 @click.command()
@@ -51,23 +56,13 @@ def logs(
         from hpckit.status.index import CacheOf
 
         sys.exit(follow_run(run, CacheOf()(run.scheduler), rank=rank, last_lines=lines))
-    from hpckit.errors import NotFound
-    from hpckit.logs import rank_log, tail, worker_log
+    from hpckit.logs import tail
 
-    attempts = run.attempts()
-    chosen = [a for a in attempts if attempt is None or a.number == attempt]
-    if not chosen:
-        what = f"attempt {attempt}" if attempt else "attempt yet"
-        raise NotFound(f"{run.id} has no {what}", f"hpckit show {run.id} tells what it waits for")
-    path = worker_log(run, chosen[-1]) if worker else rank_log(chosen[-1], rank)
-    if path is None or not path.exists():
-        raise NotFound(
-            f"{run.id}, attempt {chosen[-1].number}: rank {rank} has printed nothing",
-            f"the worker may have: hpckit logs --worker {run.id}",
-        )
+    number, path = _log(run, attempt, None if worker else rank)
     if as_json:
-        about = {"run": run.id, "attempt": chosen[-1].number, "rank": rank, "path": str(path)}
-        print_json({**about, "lines": tail(path, lines if lines is not None else sys.maxsize)})
+        about = {"run": run.id, "attempt": number, "rank": rank, "path": str(path)}
+        text = path.read_text(encoding="utf-8", errors="replace")
+        print_json({**about, "lines": tail(path, lines) if lines else text.splitlines()})
         return
     if lines is not None:
         print("\n".join(tail(path, lines)))
@@ -75,3 +70,25 @@ def logs(
     with open(path, encoding="utf-8", errors="replace") as stream:
         for line in stream:
             sys.stdout.write(line)
+
+
+def _log(run: Run, attempt: int | None, rank: int | None) -> tuple[int | None, Path]:
+    """The attempt that is meant and the log of a rank of it, or of the worker."""
+    from hpckit.errors import NotFound
+    from hpckit.logs import newest_link_log, rank_log, worker_log
+
+    chosen = [each for each in run.attempts() if attempt in (None, each.number)]
+    if not chosen and attempt is None and rank is None and (path := newest_link_log(run)):
+        # No worker came so far as to begin an attempt: why, it or the shell before it has said.
+        return None, path
+    if not chosen:
+        what = f"attempt {attempt}" if attempt else "attempt yet"
+        raise NotFound(f"{run.id} has no {what}", f"hpckit show {run.id} tells what it waits for")
+    found = worker_log(run, chosen[-1]) if rank is None else rank_log(chosen[-1], rank)
+    if found is None or not found.exists():
+        who = "the worker" if rank is None else f"rank {rank}"
+        raise NotFound(
+            f"{run.id}, attempt {chosen[-1].number}: {who} has printed nothing",
+            "" if rank is None else f"the worker may have: hpckit logs --worker {run.id}",
+        )
+    return chosen[-1].number, found

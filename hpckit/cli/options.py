@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,4 +49,17 @@ def find_run(root: str | None, name: str | None) -> Run:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """One object for other programs; JSON has no word for nan and inf, so they are texts."""
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_speakable(value), indent=1, ensure_ascii=False)
+    print(text)
+
+
+def _speakable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _speakable(each) for key, each in value.items()}
+    return [_speakable(each) for each in value] if isinstance(value, (list, tuple)) else value

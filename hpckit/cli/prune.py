@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="The newest so many of each name stay.",
 )
-@click.option("--max-size", metavar="SIZE", help="A quota: beyond it the oldest go, whatever age.")
+@click.option(
+    "--max-size",
+    metavar="SIZE",
+    help="A quota: beyond it the oldest that have ended go, whatever their age and --keep.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Delete; without it, only tell.")
 @root_option
 @json_option

@@ -33,13 +33,21 @@ def describe_run(run: Run) -> dict[str, Any]:
     return view(run, CacheOf()(run.scheduler))
 
 
-def describe_sweep(run: Run) -> dict[str, Any]:
+def describe_sweep(run: Run, settled: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """A sweep and its points; `settled` remembers what has ended from one look to the next."""
     from hpckit.status.index import CacheOf
     from hpckit.status.state import states_of
     from hpckit.status.view import row, sweep_row
 
-    told = states_of(run.point_runs(), CacheOf()(run.scheduler))
-    points = [row(facts, state) for facts, state in told]
+    known = {} if settled is None else settled
+    runs = run.point_runs()
+    asked = [each for each in runs if each.id not in known]
+    rows = dict(known)
+    for facts, state in states_of(asked, CacheOf()(run.scheduler)):
+        rows[facts.run.id] = row(facts, state)
+        if facts.final is not None and (rows[facts.run.id]["ended"] or not facts.attempts):
+            known[facts.run.id] = rows[facts.run.id]
+    points = [rows[each.id] for each in runs]
     return {**sweep_row(run, points), "varied": list(run.varied), "runs": points}
 
 

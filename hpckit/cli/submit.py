@@ -43,26 +43,15 @@ def submit(
     from hpckit import settings
     from hpckit.status.queue_cache import QueueCache
     from hpckit.submission.commit import commit, reserve
-    from hpckit.submission.plan import plan as make_plan
 
+    source = Path(spec_path).absolute()
+    text = _text(source)
     scheduler = settings.scheduler(cluster)
     limit = scheduler.max_array_size()
-    folder = reserve(place, spec.name)
-    try:
-        plan = make_plan(
-            spec,
-            run_id=f"{spec.name}/{folder.name}",
-            root=place,
-            scheduler=scheduler.kind,
-            max_array_size=limit,
-        )
-    except BaseException:
-        folder.rmdir()
-        raise
+    plan = reserve(spec, root=place, scheduler=scheduler.kind, max_array_size=limit)
     cache = QueueCache(scheduler)
-    source = Path(spec_path).absolute()
     try:
-        done = commit(plan, scheduler, source=source.parent, spec_text=_text(source), progress=note)
+        done = commit(plan, scheduler, source=source.parent, spec_text=text, progress=note)
     finally:
         cache.forget()
     from hpckit.cli import submitted

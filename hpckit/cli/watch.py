@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
-from hpckit.paint import ESCAPES, harmless, plain_line
+from hpckit.follow import Patience
+from hpckit.paint import ESCAPES, harmless, note, plain_line
 from hpckit.run import Run
 
 EVERY_S = 1.0
@@ -33,8 +34,10 @@ def watch_run(run: Run, *, as_json: bool = False) -> int:
     """Show a run or sweep until it has ended; its outcome as an exit code."""
     picture = _Picture() if sys.stdout.isatty() and not as_json else None
     said = ""
+    settled: dict[str, Any] = {}
+    patience = Patience()
     while True:
-        told = _told(run)
+        told = _told(run, settled)
         if picture is not None:
             picture.draw(_text(run, told))
         elif not as_json and (line := _line(told)) != said:
@@ -44,6 +47,9 @@ def watch_run(run: Run, *, as_json: bool = False) -> int:
             if as_json:
                 print_json(told)
             return _exit_code(told["state"])
+        if patience.is_over(_is_lost(told)):
+            note("no longer watched")
+            return 1
         time.sleep(EVERY_S)
 
 
@@ -52,10 +58,19 @@ def _line(told: dict[str, Any]) -> str:
     return f"{told['run']}: {told['state']}{reason}"
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _told(run: Run, settled: dict[str, Any]) -> dict[str, Any]:
     from hpckit.cli.show import describe_run, describe_sweep
 
-    return describe_sweep(run) if run.is_sweep else describe_run(run)
+    return describe_sweep(run, settled) if run.is_sweep else describe_run(run)
+
+
+def _is_lost(told: dict[str, Any]) -> bool:
+    """Whether nobody knows any more what became of the run, or of all that are waited for."""
+    from hpckit.ledger import FINAL_STATES
+    from hpckit.status.state import LOST
+
+    waited_for = [each for each in told.get("runs", [told]) if each["state"] not in FINAL_STATES]
+    return all(each["reason"] == LOST for each in waited_for)
 
 
 def _exit_code(state: str) -> int:

@@ -80,6 +80,7 @@ class Local:
                     folder=str(script.parent),
                     command=command,
                     devices=devices,
+                    slots=_slots(os.environ),
                     kill_wait_s=_kill_wait_s(os.environ),
                     submitted=time.time(),
                     **{**ask._asdict(), "name": ask.name or script.name},
@@ -197,6 +198,16 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
         ]
     found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     return sorted((name for name in found if re.fullmatch(r"\d+", name)), key=int)
+
+
+def _slots(environ: Mapping[str, str]) -> int:
+    """How many CPUs jobs may use together: HPCKIT_LOCAL_CPUS, or those that we may."""
+    given = environ.get("HPCKIT_LOCAL_CPUS")
+    if given is None:
+        return len(os.sched_getaffinity(0))
+    if not given.isdecimal() or int(given) == 0:
+        raise UsageError(f"HPCKIT_LOCAL_CPUS={given!r} is no number of CPUs")
+    return int(given)
 
 
 def _kill_wait_s(environ: Mapping[str, str]) -> float:

@@ -21,6 +21,7 @@ from hpckit.scheduler.local_tree import Bell, become_subreaper, descendants, end
 
 WAITING_S = 0.2
 IDLE_S = 2.0
+Held = tuple[str, int]
 HEARD = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM)
 
 
@@ -35,7 +36,8 @@ class Supervisor:
         self.running: dict[int, int] = {}
         self.bell = Bell(*HEARD)
         self.reason: str | None = None
-        self.head: int | None = None
+        # Our places at the head of the lines for devices, while we stand there.
+        self.heads: dict[str, int] = {}
 
     def serve(self, ready: int) -> None:
         """Run every task; returns when nothing of the job is left."""
@@ -54,8 +56,7 @@ class Supervisor:
                 self._waits_for("Resources")
                 self.bell.wait(WAITING_S)
             else:
-                self._waits_for("")
-                self._start(self.pending.pop(0), locks)
+                self._begin(locks)
             self._reap()
         self._finish()
 
@@ -77,6 +78,8 @@ class Supervisor:
                     # Not reaped yet, so the number is still this child's.
                     os.kill(pid, signal.SIGUSR1)
             request.unlink(missing_ok=True)
+        if not self.pending:
+            self._leave_lines()
         return self.pending
 
     def _drop_pending(self, word: str) -> None:
@@ -93,40 +96,71 @@ class Supervisor:
             self.job = self.job._replace(after=[], singleton=False)
         return True
 
-    def _lease(self) -> list[tuple[str, int]] | None:
-        """The GPUs for a task, each with its held lock; None while there are not enough.
+    def _lease(self) -> dict[str, list[Held]] | None:
+        """The GPUs and CPUs for a task, each with its held lock; None while there are not enough.
 
         The one at the head of the line keeps that place: small jobs cannot starve a big one.
         """
-        if self.job.gpus == 0:
+        job = self.job
+        slots = [str(slot) for slot in range(job.slots)]
+        leases: dict[str, list[Held]] = {}
+        # GPUs first: who waits for one does not stand in the way of those who need none.
+        for kind, devices, count in (("gpus", job.devices, job.gpus), ("cpus", slots, job.cpus)):
+            held = self._held(kind, devices, min(count, len(devices)))
+            if held is None:
+                for others in leases.values():
+                    _close(others)
+                return None
+            leases[kind] = held
+        self._leave_lines()
+        return leases
+
+    def _held(self, kind: str, devices: list[str], count: int) -> list[Held] | None:
+        if count == 0:
             return []
-        folder = self.folder.parent / "gpus"
+        folder = self.folder.parent / kind
         folder.mkdir(exist_ok=True)
-        self.head = self.head or _lock(folder / "head.lock")
-        if self.head is None:
-            return None
-        held: list[tuple[str, int]] = []
-        for device in self.job.devices:
+        if kind not in self.heads:
+            head = _lock(folder / "head.lock")
+            if head is None:
+                return None
+            self.heads[kind] = head
+        held: list[Held] = []
+        for device in devices:
             lock = _lock(folder / f"{device.replace('/', '_')}.lock")
             if lock is not None:
                 held.append((device, lock))
-            if len(held) == self.job.gpus:
-                os.close(self.head)
-                self.head = None
+            if len(held) == count:
                 return held
         _close(held)
         return None
 
-    def _start(self, task: int, locks: list[tuple[str, int]]) -> None:
-        number = state.take_number(self.folder.parent, self.job.task_id(task))
-        devices = [device for device, _ in locks]
+    def _leave_lines(self) -> None:
+        while self.heads:
+            os.close(self.heads.popitem()[1])
+
+    def _begin(self, leases: dict[str, list[Held]]) -> None:
+        """Start the next task, unless the disk is full: then it waits."""
+        locks = [lock for held in leases.values() for lock in held]
+        try:
+            number = state.take_number(self.folder.parent, self.job.task_id(self.pending[0]))
+        except OSError as error:
+            _close(locks)
+            self._waits_for(f"{error.strerror}: {self.folder.parent}")
+            self.bell.wait(IDLE_S)
+            return
+        self._waits_for("")
+        devices = [device for device, _ in leases["gpus"]]
+        self._start(self.pending.pop(0), number, devices, locks)
+
+    def _start(self, task: int, number: int, devices: list[str], locks: list[Held]) -> None:
         # No signal may reach the keeper before it has handlers of its own.
         signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         pid = os.fork()
         if pid == 0:
             _keep(self.job, self.folder, task, number, devices)
         self.running[pid] = task
-        # The keeper holds the GPUs now, as long as it lives.
+        # The keeper holds the devices now, as long as it lives.
         _close(locks)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
@@ -148,7 +182,7 @@ class Supervisor:
         if record["state"] not in state.ACTIVE:
             return
         if descendants():
-            end(self.bell, self._reap, kill_wait_s=0.0)
+            end(self.bell, self._reap, kill_wait_s=self.job.kill_wait_s)
         about = {"state": "NODE_FAIL", "reason": "its keeper died", "ended": time.time()}
         self._write(f"tasks/{task}.json", record | about)
 
@@ -228,7 +262,7 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
-def _close(locks: list[tuple[str, int]]) -> None:
+def _close(locks: list[Held]) -> None:
     for _, descriptor in locks:
         os.close(descriptor)
 

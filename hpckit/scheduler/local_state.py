@@ -11,6 +11,7 @@ Standard library only, and little of it: every supervisor loads this before its 
     <root>/7/final.json          all of the above, once everything has ended
     <root>/8                     a file: number 8 is the job number of a task; says which ("7_2")
     <root>/gpus/0.lock           held (flock) by the task that uses the GPU
+    <root>/cpus/0.lock           the same for a CPU; which one it is does not matter, how many does
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Job(NamedTuple):
     gpus: int
     devices: list[str]
     cpus: int
+    slots: int
     after: list[str]
     singleton: bool
     kill_wait_s: float

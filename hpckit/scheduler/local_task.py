@@ -9,12 +9,16 @@ import signal
 import socket
 import subprocess
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from hpckit.scheduler.local_state import MARK, Job, Process, write
 from hpckit.scheduler.local_tree import Bell, become_subreaper, descendants, end, send
 
+# How long the end of a task is tried to be written down.
+INSIST_S = 120.0
+AGAIN_S = 2.0
 PATTERN = re.compile(r"%(\d*)([%AajJxuNtns])")
 
 
@@ -130,11 +134,20 @@ class Keeper:
         elif status is not None:
             code = os.WEXITSTATUS(status)
             self.record["exit_code"] = code if code or state == "COMPLETED" else None
-        self._write(state=state, ended=time.time())
+        self.record |= {"state": state, "ended": time.time()}
+        until = time.monotonic() + INSIST_S
+        while not self._write() and time.monotonic() < until:
+            self.bell.wait(AGAIN_S)
 
-    def _write(self, **changed: Any) -> None:
+    def _write(self, **changed: Any) -> bool:
+        """Say how the task stands; a full disk must not end what runs, nor be its failure."""
         self.record |= changed
-        write(self.folder / "tasks" / f"{self.task}.json", self.record)
+        try:
+            write(self.folder / "tasks" / f"{self.task}.json", self.record)
+        except OSError:
+            traceback.print_exc()
+            return False
+        return True
 
     def _open(self, pattern: str) -> Any:
         values = {

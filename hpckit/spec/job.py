@@ -36,6 +36,8 @@ from hpckit.spec.sbatch_options import SlurmOptions
 from hpckit.spec.sweep import Sweep
 
 T = TypeVar("T")
+# The most attempts that a spec may ask for.
+UNLIMITED = 1000
 
 
 class Included(Kind):
@@ -144,9 +146,14 @@ def load_limits(path: str | Path) -> Limits:
     """The ceilings in a site's file, under `limits`; what it does not name is not limited."""
     problems: list[Problem] = []
     node = yamlio.read(Path(path))
+    if yamlio.is_null(node):
+        return Limits(attempts=UNLIMITED)
     site = _sure(model.build(_Site, node, problems), problems, str(path))
-    is_given = isinstance(yamlio.find(node, "limits", "attempts"), yamlio.Scalar)
-    return site.limits if is_given else dataclasses.replace(site.limits, attempts=1000)
+    above = yamlio.find(node, "limits")
+    given = above.pairs.get("attempts") if isinstance(above, yamlio.Mapping) else None
+    if given is not None and not yamlio.is_null(given):
+        return site.limits
+    return dataclasses.replace(site.limits, attempts=UNLIMITED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from hpckit.spec.parts import INFRASTRUCTURE, Change, Program, Remedy, Resources
 
 # The names that hpckit fills in; all other braces belong to the shell.
 PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
+# What sbatch takes in --signal.
+LEAD_MOST_S = 65_535
 CHANGEABLE = ("nodes", "gpus_per_node", "cpus_per_gpu", "cpus_per_node", "memory", "time")
 
 
@@ -98,6 +100,9 @@ def _checkpoint(draft: Draft) -> None:
     if lead is not None and lead >= resources.time and not draft.is_bad("resources.time"):
         limit = units.format_duration(resources.time)
         draft.complain(f"must be less than the time limit of {limit}", "checkpoint", "before_end")
+    elif lead is not None and lead > LEAD_MOST_S:
+        most = units.format_duration(LEAD_MOST_S)
+        draft.complain(f"Slurm can tell at most {most} ahead", "checkpoint", "before_end")
     program = draft.parts.get("program")
     command = program.command if isinstance(program, Program) else None
     if checkpoint.resume == "argument" and command and "{checkpoint}" not in command:

@@ -237,6 +237,8 @@ def fill_variables(
             names[each.text] = environ.get(each.text)
             if each.text not in environ:
                 complain(problems, each, "env", f"{each.text} is not set in the environment")
+            elif yamlio.UNPRINTABLE.search(environ[each.text]):
+                complain(problems, each, "env", f"{each.text} holds what is no text")
     filler = _Filler(names, problems)
     found = filler.node(root, ())
     assert isinstance(found, yamlio.Mapping)

@@ -38,6 +38,7 @@ NEVER = {
     "QOSNotAllowed",
 }
 KILLED = "hpckit run was killed"
+LOST = "left the queue, and accounting does not know it"
 # Three heartbeats.
 SILENT_S = 90.0
 
@@ -250,7 +251,7 @@ def _never_seen(facts: Facts, answer: Answer, now: float) -> State:
     if silent is not None:
         return State(state="unknown", reason=f"left the queue; {silent}")
     if facts.of_chain("submitted") is not None or facts.attempts:
-        return State(state="unknown", reason="left the queue, and accounting does not know it")
+        return State(state="unknown", reason=LOST)
     return State(state="failed", reason="the submission was cut off: nothing reached the queue")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import sys
@@ -22,10 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpckit import run as runs
 from hpckit.errors import (
-    CannotWrite,
     HpckitError,
     SchedulerSilent,
-    SubmissionRefused,
     SubmissionUnclear,
     UsageError,
 )
@@ -34,10 +33,12 @@ from hpckit.run import Run, chain_folder
 from hpckit.spec import sweep as sweeps
 from hpckit.submission import snapshot
 from hpckit.submission.plan import Chain, SubmissionPlan
+from hpckit.submission.plan import plan as make_plan
 
 if TYPE_CHECKING:
     from hpckit.ledger import Ledger
     from hpckit.scheduler.base import Scheduler
+    from hpckit.spec import JobSpec
 
 LOOK_AGAIN_S = (1, 2, 4)
 Progress = Callable[[str], None]
@@ -51,10 +52,23 @@ class Submitted:
     arrays: tuple[str, ...]
 
 
-def reserve(root: Path, name: str) -> Path:
-    """A run folder of our own; from here on a name is taken."""
+def reserve(
+    spec: JobSpec, *, root: Path, scheduler: str, max_array_size: int = 1001
+) -> SubmissionPlan:
+    """A plan with a run folder of its own; from here on a name is taken."""
     with told_apart(root):
-        return runs.new_run_folder(root, name)
+        folder = runs.new_run_folder(root, spec.name)
+    try:
+        return make_plan(
+            spec,
+            run_id=f"{spec.name}/{folder.name}",
+            root=root,
+            scheduler=scheduler,
+            max_array_size=max_array_size,
+        )
+    except BaseException:
+        folder.rmdir()
+        raise
 
 
 def commit(
@@ -93,6 +107,8 @@ def prepare(
         progress("copying the job's folder")
         found = snapshot.look(source, exclude=plan.dir.parent.parent)
         _refuse_missing_trainer(plan, found)
+        for missing in _missing(plan.spec, source):
+            progress(f"warning: {missing}: it must be there when the job starts")
         snapshot.copy(found, plan.dir / "code")
         write_atomic(plan.dir / "spec.yaml", spec_text)
         write_json(plan.dir / "spec.json", plan.spec.to_json())
@@ -104,6 +120,17 @@ def prepare(
     run = runs.open_run(plan.dir)
     assert run is not None
     return run
+
+
+def _missing(spec: JobSpec, source: Path) -> Iterator[str]:
+    """What the environment names and is not here; on the nodes it may be."""
+    environment = spec.environment
+    named = {"venv": environment.venv}
+    if environment.container is not None and "://" not in environment.container.image:
+        named["container.image"] = environment.container.image
+    for key, path in named.items():
+        if path and not (source / os.path.expanduser(path)).exists():
+            yield f"environment.{key}: there is no {path} here"
 
 
 def _refuse_missing_trainer(plan: SubmissionPlan, found: snapshot.Snapshot) -> None:
@@ -179,15 +206,15 @@ def _hand_over(
         write_atomic(script, plan.script(dataclasses.replace(chain, header=header)))
     try:
         return scheduler.submit(script)
-    except (SubmissionRefused, SchedulerSilent, CannotWrite):
-        # A definite no: nothing of it is in a queue, and nothing of it is left behind.
-        if not before:
-            shutil.rmtree(plan.dir, ignore_errors=True)
-        raise
     except SubmissionUnclear as error:
         return _look_for(scheduler, run.id, error, known=before)
     except KeyboardInterrupt:
         progress(f"interrupted: {run.id} may be submitted or not: hpckit show {run.id}")
+        raise
+    except Exception:
+        # A definite no: nothing of it is in a queue, and nothing of it is left behind.
+        if not before:
+            shutil.rmtree(plan.dir, ignore_errors=True)
         raise
 
 

@@ -17,8 +17,23 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import DelayedSubmission
 
+from hpckit.run import STARTS
+
 PICKLE = "job.pkl"
 SCRIPT = "submission.sh"
+MOST_STARTS = 3
+# Between links whose node is bad: the next one shall find another, not burn the chain on it.
+PAUSE_S = 60
+# Under the local scheduler the number may be that of somebody's job on a real Slurm.
+_IS_LOCAL = '[ "${HPCKIT_SCHEDULER:-}" = local ]'
+_POINT = ('bad_node() { echo "hpckit: $1" >&2; exit 1; }',)
+# What the first link cannot do is wrong for all; what worked before, another node may do.
+_CHAIN = (
+    'give_up() { echo "hpckit: $1" >&2; '
+    f'{_IS_LOCAL} || scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"; exit 1; }}',
+    'bad_node() { [ "$SLURM_ARRAY_TASK_ID" != 1 ] || give_up "$1"; echo "hpckit: $1" >&2; '
+    f"{_IS_LOCAL} || sleep {PAUSE_S}; exit 1; }}",
+)
 
 
 class ArrayExecutor(SlurmExecutor):
@@ -49,19 +64,20 @@ class ArrayExecutor(SlurmExecutor):
 
     def _prelude(self) -> list[str]:
         folder = shlex.quote(str(self.folder))
-        # Under the local scheduler the number may be that of somebody's job on a real Slurm.
-        cancel = (
-            '[ "${HPCKIT_SCHEDULER:-}" = local ] || scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"; '
-            if self.stops_chain
-            else ""
-        )
-        return [
-            f'give_up() {{ echo "hpckit: $1" >&2; {cancel}exit 1; }}',
-            f'[ -x {self.interpreter} ] || give_up "this node has no "{self.interpreter}',
-            f"cd {folder} || give_up 'the run directory is gone'",
+        lines = [
+            *(_CHAIN if self.stops_chain else _POINT),
+            f'[ -x {self.interpreter} ] || bad_node "this node has no "{self.interpreter}',
+            f"cd {folder} || bad_node 'the run directory is gone'",
             f'ln -sf {PICKLE} "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}_submitted.pkl" '
-            "|| give_up 'the run directory cannot be written'",
+            "|| bad_node 'the run directory cannot be written'",
         ]
+        if self.stops_chain:
+            lines.append(
+                f'echo "$SLURM_ARRAY_TASK_ID" >> {STARTS}; '
+                f'[ "$(wc -l < {STARTS})" -le {MOST_STARTS} ] || '
+                f"give_up 'the worker did not come up {MOST_STARTS} times: see the logs before'"
+            )
+        return lines
 
     def write_pickle(self, function: Callable[[str], None], argument: str) -> None:
         """Put the pickle where every task finds it."""

@@ -63,6 +63,11 @@ def plan(
 ) -> SubmissionPlan:
     """Decide what a submission will be; pure, but for the site's ceilings inside the limits."""
     refuse_path(root)
+    if spec.environment.container is not None and (found := re.search("[:,]", str(root))):
+        raise UsageError(
+            f"the run root {root} holds {found.group()!r}, which no container can be given",
+            ELSEWHERE,
+        )
     if max_array_size < 2:
         raise UsageError(
             f"this Slurm allows no job arrays (MaxArraySize={max_array_size})",
@@ -90,8 +95,10 @@ def plan(
 
 def refuse_path(root: Path) -> None:
     """Paths that cannot be written into a script without changing its meaning."""
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in str(root)):
-        raise UsageError(f"the run root {str(root)!r} holds a control character", ELSEWHERE)
+    if any(
+        ord(sign) < 32 or ord(sign) == 127 or 0xD800 <= ord(sign) < 0xE000 for sign in str(root)
+    ):
+        raise UsageError(f"the run root {str(root)!r} holds what is no printable text", ELSEWHERE)
     if found := re.search(r"%[jtaA]", str(root)):
         what = f"{found.group()}, which submitit would fill in"
         raise UsageError(f"the run root {root} holds {what}", ELSEWHERE)

@@ -172,8 +172,7 @@ def make_work_folder(home: Path, work: Path) -> None:
     """The folder a program works in: a copy of the code, with links to what was left out."""
     if work.exists():
         return
-    partial = work.with_name(f".{work.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = work.with_name(f".{work.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
     shutil.copytree(home / "code", partial, symlinks=True)
     about = read_json(home / "code.json") or {"source": "", "left_out": []}
     for item in about["left_out"]:

@@ -18,30 +18,44 @@ def fill(command: str, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     A plain word is put in as it is. Anything else goes through a shell variable, which no shell
     ever reads as code, whatever quotes or substitutions the placeholder stands in.
     """
-    out, quote, index = "", "", 0
+    out, sign, index = "", "", 0
+    # What we stand in, the innermost last: quotes, and substitutions that begin quoting anew.
+    within = [""]
     variables: dict[str, str] = {}
     while index < len(command):
         found = PLACEHOLDER.match(command, index)
         if found is not None:
-            out += _placed(as_word(values[found.group(1)]), quote, variables)
-            index = found.end()
+            out += _placed(as_word(values[found.group(1)]), within[-1], variables)
+            sign, index = "", found.end()
             continue
-        sign = command[index]
-        if sign == "\\" and quote != "'":
-            out, index = out + command[index : index + 2], index + 2
-            continue
-        if sign in "'\"" and quote in ("", sign):
-            quote = "" if quote else sign
-        out, index = out + sign, index + 1
+        before, length = sign, 2 if command[index] == "\\" and within[-1] != "'" else 1
+        sign = command[index : index + length]
+        _step(sign, before == "$", within)
+        out, index = out + sign, index + length
     return out, variables
 
 
-def _placed(word: str, quote: str, variables: dict[str, str]) -> str:
+def _step(sign: str, after_dollar: bool, within: list[str]) -> None:
+    """Go into or out of what a sign opens or closes."""
+    inner = within[-1]
+    if sign == {"(": ")"}.get(inner, inner):
+        within.pop()
+    elif inner == "'":
+        return
+    elif (
+        sign in ("`", '"')
+        or (inner != '"' and sign in ("'", "("))
+        or (after_dollar and sign == "(")
+    ):
+        within.append(sign)
+
+
+def _placed(word: str, inner: str, variables: dict[str, str]) -> str:
     if PLAIN.fullmatch(word):
         return word
     name = f"HPCKIT_VALUE_{len(variables) + 1}"
     variables[name] = word
-    return {"": f'"${{{name}}}"', '"': f"${{{name}}}", "'": f"'\"${{{name}}}\"'"}[quote]
+    return {'"': f"${{{name}}}", "'": f"'\"${{{name}}}\"'"}.get(inner, f'"${{{name}}}"')
 
 
 def as_word(value: Any) -> str:

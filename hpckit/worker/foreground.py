@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING
 
 from hpckit.clock import now_iso
 from hpckit.errors import UsageError
+from hpckit.paint import note
 from hpckit.run import Run
 from hpckit.scheduler.local_state import Process
 from hpckit.submission.commit import prepare, reserve
-from hpckit.submission.plan import plan as make_plan
 from hpckit.worker import launch as launching
 from hpckit.worker.outcome import TERMINATED, Outcome
-from hpckit.worker.watch import Signals, Watch, end_attempt
+from hpckit.worker.watch import Signals, Watch, end_attempt, insist
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
-
 INTERRUPTED = 130
+# A person sits before it: a disk that stays full is told, not waited for.
+WORDS_S = 10.0
 
 
 def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
     """Run a job to its end in this terminal; its outcome as an exit code."""
-    from hpckit.paint import note
-
     if spec.sweep is not None:
         raise UsageError("a sweep cannot run in the foreground", "hpckit submit runs its points")
     if spec.resources.nodes > 1 and not launching.inside_slurm(os.environ):
@@ -39,9 +38,7 @@ def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
             f"the job asks for {spec.resources.nodes} nodes, and this is one machine",
             "run it inside salloc, or with -s resources.nodes=1",
         )
-    folder = reserve(root, spec.name)
-    plan = make_plan(spec, run_id=f"{spec.name}/{folder.name}", root=root, scheduler="foreground")
-    plan = dataclasses.replace(plan, chains=())
+    plan = dataclasses.replace(reserve(spec, root=root, scheduler="foreground"), chains=())
     run = prepare(plan, source=source, spec_text=spec_text)
     for warning in plan.warnings:
         note(f"warning: {warning}")
@@ -70,8 +67,13 @@ def _attempt(run: Run, spec: JobSpec) -> Outcome:
     outcome = _watched(watch)
     if outcome.state is None:
         outcome = dataclasses.replace(outcome, state="stopped")
-    run.ledger().write("finished", state=outcome.state, reason=outcome.reason)
-    end_attempt(attempt, outcome)
+    about = {"state": outcome.state, "reason": outcome.reason}
+    try:
+        insist(lambda: run.ledger().write("finished", **about), for_s=WORDS_S)
+        end_attempt(attempt, outcome, for_s=WORDS_S)
+    except OSError as error:
+        # What the program did, it did: its exit code is told all the same.
+        note(f"hpckit: the end could not be written down: {error}")
     return outcome
 
 

@@ -94,20 +94,25 @@ def rank_exits(logs: Path) -> list[RankExit]:
         exit_ = _rank_exit(path)
         if exit_ is not None:
             found.append(exit_)
-    return sorted(found, key=lambda exit_: (exit_.when, exit_.rank))
+    # A rank that was told may have been so because of one that fell in the same moment.
+    return sorted(found, key=lambda exit_: (exit_.when, exit_.was_told, exit_.rank))
 
 
 def _rank_exit(path: Path) -> RankExit | None:
-    """What is in a rank's file: code, stage, and `told` if it was; None while it is half there."""
+    """What is in a rank's file: code, stage, `told` or `untold`, and when by bash's own clock.
+
+    None while it is half there; an old bash has no clock, the file's time stands in for it.
+    """
     words = path.read_text().split()
-    if len(words) < 2:
+    if len(words) < 3 or words[2] not in ("told", "untold"):
         return None
     return RankExit(
         rank=int(path.stem.removeprefix("rank-")),
         code=int(words[0]),
         stage=words[1],
-        when=path.stat().st_mtime,
-        was_told="told" in words[2:],
+        # In some languages the point is a comma.
+        when=float(words[3].replace(",", ".")) if len(words) > 3 else path.stat().st_mtime,
+        was_told=words[2] == "told",
     )
 
 

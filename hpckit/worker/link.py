@@ -21,7 +21,7 @@ from hpckit.clock import iso, now_iso
 from hpckit.errors import SchedulerSilent
 from hpckit.files import read_json, write_json
 from hpckit.ledger import final, last
-from hpckit.run import Attempt, Run, open_run, point_name
+from hpckit.run import STARTS, Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
 from hpckit.worker.outcome import NOT_STARTED, TERMINATED, Outcome, after_a_silent_end
 from hpckit.worker.watch import Signals, Watch, end_attempt, insist
@@ -41,6 +41,9 @@ def run_links(chain_folder: str) -> None:
     chain = read_json(Path(chain_folder) / "chain.json")
     if chain is None:
         raise SystemExit(f"hpckit: {chain_folder} holds no chain: was the run deleted?")
+    with contextlib.suppress(OSError):
+        # We came up: what the links before us could not is forgiven.
+        (Path(chain_folder) / STARTS).unlink(missing_ok=True)
     task = int(os.environ["SLURM_ARRAY_TASK_ID"])
     home = open_run(Path(chain["home"]))
     if home is None:
@@ -239,8 +242,9 @@ class Link:
 
     def _finish(self, outcome: Outcome, **by: int) -> int:
         """Write the end of the run, then spare the queue the links that are left."""
-        about = {"state": outcome.state, "reason": outcome.reason, **by}
-        insist(lambda: self.run.ledger().write("finished", **about))
+        # By the chain, a reader knows the submission that it ends, whatever the clocks say.
+        about = {"state": outcome.state, "reason": outcome.reason, "chain": self.chain["number"]}
+        insist(lambda: self.run.ledger().write("finished", **about, **by))
         self._cancel_rest()
         return outcome.exit_code
 

@@ -66,10 +66,11 @@ def render(
     """
     inner = ["#!/bin/bash", *_inside(spec, places, known, python)]
     outer = [*_opening(layout, places, known), *_modules(spec.environment.modules)]
-    start = f"bash {_q(places.logs / INSIDE)}"
+    start = [f"bash {_q(places.logs / INSIDE)}"]
     if spec.environment.container is not None:
-        start = _in_container(spec, places)
-    return {RANK: _text([*outer, start, "say_how_it_ended $?"]), INSIDE: _text(inner)}
+        enter = f"cd {_q(places.work)}"
+        start = [enter, _or_stop(enter, "say_how_it_ended"), _in_container(spec, places)]
+    return {RANK: _text([*outer, *start, "say_how_it_ended $?"]), INSIDE: _text(inner)}
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -95,11 +96,17 @@ def _opening(layout: Layout, places: Places, known: Mapping[str, Any]) -> list[s
         f"here={_q(places.logs)}/rank-$RANK",
         # The exit code is the rank's own word: srun's is 143 for all once one has died.
         "say_how_it_ended() {",
+        '  when="${EPOCHREALTIME:-}"',
         '  if [ -e "$here.started" ]; then stage=program; else stage=setup; fi',
-        '  echo "$1 $stage${told:+ told}" > "$here.exit"; exit "$1"',
+        # A disk may be full for a while: the word of a long training is worth some patience.
+        "  for try in {1..24}; do",
+        '    echo "$1 $stage ${told:-untold} $when" > "$here.exit" && break; sleep 5',
+        "  done",
+        # Told to end, ranks do so each in its time: a code would have the others killed.
+        '  if [ -n "$told" ]; then exit 0; fi; exit "$1"',
         "}",
         # The program gets the signal itself and may save; bash must live to say how it ended.
-        "told=; trap told=yes TERM; trap : HUP INT USR1 USR2",
+        "told=; trap told=told TERM; trap : HUP INT USR1 USR2",
         f'[ "$RANK" != 0 ] || echo "${{SLURM_STEP_ID:-}}" > {_q(places.logs / "step")}',
     ]
 
@@ -130,8 +137,9 @@ def _inside(spec: JobSpec, places: Places, known: Mapping[str, Any], python: str
     environment = spec.environment
     variables = [f"export {name}={_q(value)}" for name, value in environment.variables.items()]
     setup = [
-        *_python_environment(environment, python),
+        # First, so that `venv: .venv` is the one beside the spec.
         f"cd {_q(places.work)}",
+        *_python_environment(environment, python),
         *environment.setup,
     ]
     return [
@@ -164,10 +172,10 @@ def _python_environment(environment: Environment, python: str) -> list[str]:
         return [
             'conda_base="$(conda info --base)"',
             '. "$conda_base/etc/profile.d/conda.sh"',
-            f"conda activate {_q(environment.conda)}",
+            f"conda activate {_at_home(environment.conda)}",
         ]
     if environment.venv is not None:
-        return [f". {_q(environment.venv)}/bin/activate"]
+        return [f". {_at_home(environment.venv)}/bin/activate"]
     if environment.container is not None:
         return []
     # Nothing was named: `python` is the one that ran hpckit submit, activated or not.
@@ -177,12 +185,19 @@ def _python_environment(environment: Environment, python: str) -> list[str]:
 def _in_container(spec: JobSpec, places: Places) -> str:
     container = spec.environment.container
     assert container is not None
-    arguments = ["apptainer", "exec", *(["--nv"] if spec.resources.gpus else [])]
+    words = ["apptainer", "exec", *(["--nv"] if spec.resources.gpus else [])]
     # The job's own folder too: what was left out of the copy is linked there.
-    for bind in (str(places.home), *places.sources, *container.bind):
-        arguments += ["--bind", bind]
-    arguments += ["--pwd", str(places.work), container.image, "bash", str(places.logs / INSIDE)]
-    return shlex.join(arguments)
+    for bind in (str(places.home), *places.sources):
+        words += ["--bind", _q(bind)]
+    for bind in container.bind:
+        words += ["--bind", _at_home(bind)]
+    words += ["--pwd", _q(places.work), _at_home(container.image)]
+    return " ".join([*words, "bash", _q(places.logs / INSIDE)])
+
+
+def _at_home(path: str) -> str:
+    """A path for a shell; `~/` is the home of whoever runs it, as a person means it."""
+    return f'"$HOME"/{_q(path[2:])}' if path.startswith("~/") else _q(path)
 
 
 def _q(value: object) -> str:

@@ -78,6 +78,7 @@ class TerminalProcess:
 
     def _pass_on(self, ours: int, kept: int) -> None:
         watched = [ours, self._master]
+        places = [kept, sys.stdout.fileno()]
         while True:
             for ready in select.select(watched, [], [])[0]:
                 try:
@@ -88,10 +89,10 @@ class TerminalProcess:
                 if not data and ready == ours:
                     watched = [self._master]
                 elif ready == ours:
-                    os.write(self._master, data)
+                    _written(self._master, data)
                 else:
-                    os.write(kept, data)
-                    os.write(sys.stdout.fileno(), data)
+                    # A full disk, or a window that was closed, must not stop the program.
+                    places = [place for place in places if _written(place, data)]
 
 
 class Piped:
@@ -125,7 +126,7 @@ class Piped:
         with open(log, "ab", buffering=0) as kept:
             places = [kept.fileno(), sys.stdout.fileno()]
             while data := os.read(self._process.stdout.fileno(), 65536):
-                # A reader that went away, or a full disk, must not stop the program: drain on.
+                # The same for a reader that went away: drain on.
                 places = [place for place in places if _written(place, data)]
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import now_iso, seconds_of
 from hpckit.files import read_json, write_atomic, write_json
@@ -31,6 +31,9 @@ HEARTBEAT_S = 30.0
 POLL_S = 0.1
 GRACE_S = 60.0
 LATE_WORDS_S = 3.0
+INSIST_S = 120.0
+# A controller that cannot be told is not asked ten times a second.
+TELL_AGAIN_S = 2.0
 
 
 @dataclass(kw_only=True)
@@ -72,7 +75,8 @@ class Watch:
             logs = self._prepare()
         except OSError as error:
             where = error.filename or self.run.dir
-            return Outcome(state="failed", reason=f"cannot write {where}: {error.strerror}")
+            what = error.strerror or error
+            return Outcome(state="failed", reason=f"cannot write {where}: {what}")
         launch = self._start(logs)
         told = self._wait(launch)
         return judge(
@@ -136,7 +140,7 @@ class Watch:
     def _wait(self, launch: launching.Launch) -> str | None:
         """Wait for the program; tell it to end when something says so, and say what it was."""
         told: str | None = None
-        sent, kill_at, beat_at, look_at = False, float("inf"), 0.0, 0.0
+        sent, tell_at, kill_at, beat_at, look_at = False, 0.0, float("inf"), 0.0, 0.0
         while not launch.poll():
             now = time.time()
             if now >= beat_at:
@@ -150,8 +154,8 @@ class Watch:
                 if told is not None:
                     print(f"hpckit: {told}: telling the program to save and end", flush=True)
                     kill_at = now + self._grace_s(told)
-            if told is not None and not sent:
-                sent = launch.signal(signal.SIGTERM)
+            if told is not None and not sent and now >= tell_at:
+                sent, tell_at = launch.signal(signal.SIGTERM), now + TELL_AGAIN_S
             if now >= kill_at:
                 launch.kill()
             time.sleep(POLL_S)
@@ -195,13 +199,18 @@ def _said(path: Path) -> str:
     return ""
 
 
-def end_attempt(attempt: Attempt, outcome: Outcome) -> None:
+def end_attempt(attempt: Attempt, outcome: Outcome, for_s: float = INSIST_S) -> None:
     """The attempt's own last word."""
-    about = {"ended": now_iso(), "reason": outcome.reason, "exit_code": outcome.exit_code}
-    insist(lambda: write_json(attempt.dir / "ended.json", {**about, "program": outcome.program}))
+    about: dict[str, Any] = {
+        "ended": now_iso(),
+        "reason": outcome.reason,
+        "exit_code": outcome.exit_code,
+    }
+    about["program"] = outcome.program
+    insist(lambda: write_json(attempt.dir / "ended.json", about), for_s)
 
 
-def insist(write: Callable[[], None], for_s: float = 120.0) -> None:
+def insist(write: Callable[[], None], for_s: float = INSIST_S) -> None:
     """Write what must not be lost, again and again for a while if the filesystem refuses."""
     until = time.monotonic() + for_s
     while True:

@@ -533,3 +533,44 @@ def test_a_submission_cut_off_before_its_supervisor_ends_by_itself(bench: Bench)
         assert bench.job(number).phase is phase
     assert bench.job("51").cause is Cause.NODE_FAIL
     (bench.local.root / "50" / "job.json").unlink()
+
+
+def test_cpus_are_shared_as_gpus_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPCKIT_LOCAL_CPUS", "4")
+    me = "run.$SLURM_ARRAY_TASK_ID"
+    body = f"touch {me}; ls run.* | wc -l >> seen; sleep 0.2; rm {me}"
+    job_id = bench.submit(body, "--array=0-5", "--cpus-per-task=2")
+    more = bench.submit("echo alone > big", "--cpus-per-task=64", name="big.sh")
+    bench.until_over(job_id)
+    assert max(int(line) for line in bench.text("seen").split()) == 2
+    bench.until_over(more)
+    assert bench.text("big") == "alone\n"
+
+
+def test_who_waits_for_nothing_any_more_stands_in_no_line(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    array = bench.submit("sleep 30", "--array=0-3", "--gpus-per-node=1")
+    until(lambda: any(job.reason == "Resources" for job in bench.local.queue()))
+    bench.local.cancel([f"{array}_2", f"{array}_3", f"{array}_1"])
+    other = bench.submit("echo on > it", "--gpus-per-node=1", name="other.sh")
+    bench.until_over(other)
+    assert bench.job(f"{array}_0").phase is Phase.RUNNING
+    assert bench.text("it") == "on\n"
+
+
+def test_a_full_disk_neither_ends_a_task_nor_makes_it_fail(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = bench.submit("echo on > began; while ! [ -e go ]; do sleep 0.05; done")
+    until(lambda: bench.text("began") == "on\n")
+    tasks = bench.local.root / job_id / "tasks"
+    # As far as the keeper sees it: the place where it writes refuses.
+    tasks.rename(tasks.with_name("away"))
+    (bench.folder / "go").touch()
+    time.sleep(0.5)
+    tasks.with_name("away").rename(tasks)
+    bench.until_over(job_id)
+    job = bench.job(job_id)
+    assert (job.cause, job.exit_code) == (Cause.COMPLETED, 0)
