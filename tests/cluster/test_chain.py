@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,29 @@ def test_one_rank_that_dies_ends_the_launch_and_is_named(slurm, job):
     told = json.loads(call("show", "--json", cwd=spec.parent))
     assert told["reason"] == "rank 2 ended with exit code 5"
     assert told["attempts"][0]["program"]["rank"] == 2
+
+
+def test_a_rank_that_saves_is_not_ended_because_another_has_ended(slurm, job):
+    """Told of the time limit, rank 0 saves for long, and the other dies of SIGTERM at once."""
+    spec = job(
+        "{command: bash ranks.sh, processes: per_gpu}",
+        "resources: {nodes: 2, gpus_per_node: 1}",
+    )
+    # Longer than this Slurm's KillWait, after which the end of another would have it killed.
+    (spec.parent / "ranks.sh").write_text(
+        'if [ -e saved ]; then exit 0; fi\ntouch "ready.$RANK"\n'
+        'if [ "$RANK" = 0 ]; then trap "sleep 9; touch saved; exit 0" TERM; fi\n'
+        "while true; do sleep 0.1; done\n"
+    )
+    run = submit(spec)[0]
+    work = Path(run["dir"], "work")
+    ready = [work / "ready.0", work / "ready.1"]
+    wait_for(run["run"], spec.parent, until=lambda _: all(path.exists() for path in ready))
+    attempt = show(run["run"], spec.parent)["attempts"][0]
+    about = json.loads(Path(attempt["dir"], "attempt.json").read_text())
+    os.kill(about["worker_pid"], signal.SIGUSR2)
+    told = wait_for(run["run"], spec.parent, seconds=90.0)
+    assert [attempt["reason"] for attempt in told["attempts"]] == ["time limit", "done"]
 
 
 def test_a_folder_with_spaces_and_quotes_in_its_name_works_on_slurm(slurm, job, tmp_path):
