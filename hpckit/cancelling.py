@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 
-from hpckit.errors import NotFound, SchedulerSilent
+from hpckit import settings
+from hpckit.errors import CannotWrite, HpckitError, NotFound, SchedulerSilent
 from hpckit.run import Run
 from hpckit.scheduler import choose
-from hpckit.scheduler.base import Phase
+from hpckit.scheduler.base import Phase, Scheduler
 from hpckit.status.queue_cache import QueueCache
-from hpckit.status.state import FOREGROUND, Facts, answer_for, assign, facts_of
+from hpckit.status.state import FOREGROUND, Facts, answer_for, assign, facts_of, left_behind
 
 
 def cancel_run(run: Run) -> str:
@@ -24,8 +27,13 @@ def cancel_run(run: Run) -> str:
         return _interrupt(facts[0])
     if run.scheduler == "local" and run.host != socket.gethostname():
         raise NotFound(f"{run.id} runs on {run.host}", f"cancel it there: hpckit cancel {run.id}")
-    # Whoever dies after this line has still said it: the next link reads it and ends.
-    run.ledger().write("cancel")
+    unwritten: OSError | None = None
+    try:
+        # Whoever dies after this line has still said it: the next link reads it and ends.
+        run.ledger().write("cancel")
+    except OSError as error:
+        # People cancel when the disk is full: then the jobs go, and Slurm remembers why.
+        unwritten = error
     scheduler = choose(run.scheduler)
     cache = QueueCache(scheduler)
     try:
@@ -46,6 +54,12 @@ def cancel_run(run: Run) -> str:
         ) from error
     finally:
         cache.forget()
+    if unwritten is not None:
+        raise CannotWrite(
+            f"{run.id}: its jobs are cancelled, but it cannot be written down in {run.dir}: "
+            f"{unwritten.strerror}",
+            f"free some space, and say it again: hpckit cancel {run.id}",
+        ) from unwritten
     unseen = [fact for fact in facts if fact.attempts and not jobs[fact.run.id]]
     for fact in facts:
         if fact not in unseen:
@@ -64,13 +78,41 @@ def cancel_run(run: Run) -> str:
     return "cancelled"
 
 
+def has_jobs(run_id: str) -> bool:
+    """Whether the scheduler here has jobs of a run, whatever became of its folder."""
+    with contextlib.suppress(HpckitError):
+        return bool(_arrays(settings.scheduler(), run_id))
+    return False
+
+
+def cancel_jobs(run_id: str) -> str:
+    """Cancel the jobs of a run whose folder is gone: the queue knows them by its id."""
+    scheduler = settings.scheduler()
+    scheduler.cancel(_arrays(scheduler, run_id))
+    QueueCache(scheduler).forget()
+    return "its folder is gone, and its jobs are cancelled"
+
+
+def _arrays(scheduler: Scheduler, run_id: str) -> list[str]:
+    alive = (Phase.PENDING, Phase.RUNNING)
+    return sorted({j.array_id for j in scheduler.queue() if j.name == run_id and j.phase in alive})
+
+
 def _interrupt(facts: Facts) -> str:
     """End a run in the foreground of another terminal of this machine."""
     from hpckit.scheduler.local_state import Process
+    from hpckit.scheduler.local_tree import descendants
 
     about = facts.attempts[-1].about() if facts.attempts else {}
     if about.get("host") != socket.gethostname():
         raise NotFound(f"{facts.run.id} runs in a terminal on {about.get('host')}", "end it there")
-    if not Process(**about["process"]).signal(signal.SIGTERM):
+    if Process(**about["process"]).signal(signal.SIGTERM):
+        return "told to end"
+    program = left_behind(facts)
+    if program is None:
         return "already ended"
+    # Nobody looks after it any more: all of it is told, the shell around it too.
+    for pid in (*descendants(program.pid), program.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     return "told to end"

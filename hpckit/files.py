@@ -81,11 +81,19 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     line = _utf8(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) + "\n"
     is_new = not path.exists()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    size = os.fstat(descriptor).st_size
     try:
         data = line.encode()
         while data:
             data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
+    except OSError:
+        # Half a line would swallow the next one; a file has one writer, so nobody else's goes.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+            if is_new:
+                path.unlink()
+        raise
     finally:
         os.close(descriptor)
     if is_new:

@@ -46,7 +46,7 @@ def follow_run(
 
 
 def _follow(run: Run, cache: QueueCache | None, rank: int, last_lines: int | None) -> int:
-    shown, state_words, looked = 0, "", 0.0
+    shown, state_words, looked, is_open = 0, "", 0.0, False
     ended: State | None = None
     patience = Patience()
     for attempt, text in follow(run, rank, last_lines=last_lines):
@@ -56,6 +56,7 @@ def _follow(run: Run, cache: QueueCache | None, rank: int, last_lines: int | Non
         if text:
             sys.stdout.write(text)
             sys.stdout.flush()
+            is_open = sys.stdout.isatty() and not text.endswith("\n")
             continue
         if ended is not None:
             break
@@ -71,7 +72,7 @@ def _follow(run: Run, cache: QueueCache | None, rank: int, last_lines: int | Non
                 note(f"-- {words}: no longer followed")
                 return 1
     assert ended is not None
-    note(summary(run))
+    note("\n" * is_open + summary(run))
     return ended.exit_code or 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -98,7 +99,11 @@ def size(mb: float) -> str:
 
 def short(value: object) -> str:
     """A parameter as it fits in a table."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    nested = isinstance(value, (dict, list))
+    text = harmless(json.dumps(value, ensure_ascii=False) if nested else str(value))
+    text = text.replace("\n", " ")
     return text if len(text) <= 24 else text[:23] + "…"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import iso, seconds_of
-from hpckit.errors import NotFound, UsageError
+from hpckit.errors import NotFound, SpecError, UsageError
 from hpckit.files import read_json, write_json
 from hpckit.ledger import Ledger
 
@@ -76,7 +76,14 @@ class Run:
 
         from hpckit.spec import spec_from_json
 
-        spec = spec_from_json(read_text(self.home / "spec.json"))
+        path = self.home / "spec.json"
+        try:
+            spec = spec_from_json(read_text(path))
+        except SpecError as error:
+            raise NotFound(
+                f"{path} cannot be read: {error.problems[0].message}",
+                "the run directory is damaged",
+            ) from error
         return dataclasses.replace(spec, params=self.params) if self.point is not None else spec
 
     def point_runs(self) -> list[Run]:
@@ -268,6 +275,8 @@ def find(root: Path, wanted: str | None) -> Run:
         run = _find_point(root, wanted)
         if run is not None:
             return run
+        if exact:
+            raise NotFound(f"{exact[0] / IDENTITY} cannot be read", "the run directory is damaged")
         raise NotFound(
             f"no run called {wanted!r} under {root}", "hpckit ls shows the runs there are"
         )

@@ -204,3 +204,32 @@ def test_a_variable_that_is_no_text_is_refused(cli, job):
     environ = {"ODD": os.fsdecode(b"a\xff")}
     done = cli("check", spec, cwd=spec.parent, env=environ, code=2)
     assert "ODD holds what is no text" in done.stdout
+
+
+def test_a_reader_that_goes_away_fails_no_script(cli, job):
+    spec = job()
+    cli("submit", spec, "--follow", "--cluster", "local", cwd=spec.parent)
+    line = "set -o pipefail; for i in {1..20}; do $PYTHON -m hpckit show | head -1 || exit; done"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=spec.parent,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_cannot_be_printed_is_submitted_all_the_same(job):
+    spec = job()
+    command = [sys.executable, "-m", "hpckit", "submit", str(spec), "--cluster", "local", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, cwd=spec.parent, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 0
+    assert "submitted as tiny/" in done.stderr
+    assert "which cannot be printed: No space left on device" in done.stderr
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command[:3], "--help"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1

@@ -68,3 +68,23 @@ def test_a_reader_never_sees_half_a_file_while_its_writer_is_killed(tmp_path):
         writer.kill()
         writer.wait()
         assert len(json.loads(path.read_text())["pad"]) == 200_000
+
+
+def test_a_line_that_does_not_fit_leaves_no_half_of_it(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.jsonl"
+    append_line(path, {"kind": "one"})
+    write = os.write
+
+    def full(descriptor, data):
+        if len(data) > 5:
+            return write(descriptor, data[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    for place in (path, tmp_path / "new.jsonl"):
+        with pytest.raises(OSError, match="No space"):
+            append_line(place, {"kind": "two"})
+    monkeypatch.undo()
+    assert not (tmp_path / "new.jsonl").exists()
+    append_line(path, {"kind": "three"})
+    assert [line["kind"] for line in read_lines(path)] == ["one", "three"]

@@ -6,12 +6,15 @@ import dataclasses
 
 import pytest
 
+from hpckit.clock import iso
 from hpckit.errors import SchedulerSilent
 from hpckit.files import write_json
 from hpckit.ledger import final
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
+from hpckit.spec import spec_from_json
 from hpckit.worker import link as links
+from hpckit.worker import watch as watches
 from hpckit.worker.link import Link
 from hpckit.worker.outcome import Outcome
 from hpckit.worker.watch import Signals
@@ -165,3 +168,25 @@ def test_a_doubtful_end_on_a_job_that_slurm_has_given_up_is_not_judged(run):
     assert link._weighed(lost, before(run)).state is None
     alive = dataclasses.replace(job(Phase.RUNNING), job_id="1_2")
     assert make_link(run, Answering([alive]))._weighed(lost, before(run)).state == "failed"
+
+
+def test_a_signal_that_comes_early_is_held_back_until_the_time_that_was_promised(run, monkeypatch):
+    """Slurm may send its signal up to a minute early; a person may send one at any time."""
+    now = 1_000_000.0
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now) + 100))
+    monkeypatch.setattr(watches.time, "time", lambda: now)
+    watch = watches.Watch(
+        run=run,
+        spec=spec_from_json({"name": "a", "program": "x", "resources": {"time": "1h"}}),
+        attempt=run.claim_attempt({}),
+        signals=Signals(time_limit=True),
+        started=iso(now),
+    )
+    # Due 60 s before the end: 40 s from now.
+    assert watch._signalled() is None
+    now += 39.0
+    assert watch._signalled() is None
+    now += 2.0
+    assert watch._signalled() == "time limit"
+    now -= 80.0
+    assert watch._signalled() == "time limit"

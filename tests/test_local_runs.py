@@ -105,6 +105,15 @@ def test_a_trainer_may_be_a_plain_function_and_needs_no_hpckit(cli, job, tmp_pat
 def test_a_trainer_that_is_missing_is_named(cli, job):
     spec = job("{trainer: 'train.py:fit'}")
     (spec.parent / "train.py").write_text("def fitt(params): pass\n")
+    done = cli("submit", spec, "--cluster", "local", cwd=spec.parent, code=2)
+    assert "job.yaml:2:20: program.trainer: train.py defines no fit; did you mean" in done.stderr
+    (spec.parent / "train.py").unlink()
+    done = cli("submit", spec, "--cluster", "local", cwd=spec.parent, code=2)
+    assert "program.trainer: there is no train.py in" in done.stderr
+    told = json.loads(cli("check", spec, "--json", cwd=spec.parent).stdout)
+    assert (told["valid"], told["warnings"][0]["path"]) == (True, "program.trainer")
+    # What cannot be told without running it is told by whoever runs it.
+    (spec.parent / "train.py").write_text("from os.path import *\n")
     cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent, code=4)
     assert "train.py has no fit" in cli("show", cwd=spec.parent).stdout
 
@@ -535,3 +544,119 @@ def test_a_terminal_run_goes_on_when_its_log_cannot_be_written(job, tmp_path):
     child.expect_exact("20000")
     child.expect_exact("end")
     child.expect(pexpect.EOF)
+
+
+def ctrl_c(child, times):
+    for _ in range(times):
+        child.sendcontrol("c")
+        time.sleep(0.3)
+
+
+def test_ctrl_c_in_a_foreground_run_is_130_and_no_failure(cli, job):
+    import pexpect
+
+    spec = job('"echo begun; exec sleep 60"')
+    child = pexpect.spawn(
+        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
+    )
+    child.expect_exact("begun")
+    ctrl_c(child, 1)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    told = show(cli, "tiny", spec.parent)
+    assert (told["state"], told["reason"]) == ("cancelled", "interrupted")
+
+
+def test_a_program_that_hears_no_ctrl_c_is_ended_after_the_third(cli, job):
+    import pexpect
+
+    spec = job("""'trap "" INT; echo begun; while true; do sleep 0.1; done'""")
+    child = pexpect.spawn(
+        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
+    )
+    child.expect_exact("begun")
+    ctrl_c(child, 3)
+    child.expect_exact("telling the program to save and end, in 60 s at most")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+
+
+def test_sigint_that_no_keyboard_sent_ends_a_foreground_run(cli, job):
+    spec = job('"touch begun; sleep 60"')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpckit", "run", str(spec)],
+        cwd=spec.parent,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    while not list(spec.parent.rglob("work/begun")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_what_a_killed_foreground_run_leaves_behind_is_told_and_can_be_cancelled(cli, job):
+    spec = job('"touch begun; sleep 60; echo on"')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpckit", "run", str(spec)],
+        cwd=spec.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    while not list(spec.parent.rglob("work/begun")):
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    told = show(cli, "tiny", spec.parent)
+    assert told["state"] == "running"
+    assert "hpckit run was killed, its program runs on as process" in told["reason"]
+    assert "told to end" in cli("cancel", "tiny", cwd=spec.parent).stdout
+    until = time.monotonic() + 20
+    while show(cli, "tiny", spec.parent)["state"] == "running" and time.monotonic() < until:
+        time.sleep(0.2)
+    assert show(cli, "tiny", spec.parent)["reason"] == "hpckit run was killed"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
+def test_on_a_full_disk_a_run_can_be_cancelled(cli, job, tmp_path):
+    spec = job('"sleep 60"')
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", small], check=True)
+    try:
+        run = submit(cli, spec, "--root", small)[0]
+        root = {"HPCKIT_ROOT": str(small)}
+        while not json.loads(cli("show", "--json", env=root).stdout)["attempts"]:
+            time.sleep(0.1)
+        (small / "filler").write_bytes(b"")
+        with contextlib.suppress(OSError), open(small / "filler", "wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        done = cli("cancel", run["run"], env=root, code=1)
+        assert "its jobs are cancelled, but it cannot be written down" in done.stderr
+        until = time.monotonic() + 20
+        while (told := json.loads(cli("show", "--json", env=root).stdout))["state"] == "running":
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        assert told["state"] == "cancelled"
+        (small / "filler").unlink()
+        assert not [path for path in small.rglob("ledger/*") if path.stat().st_size == 0]
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)
+
+
+def test_the_jobs_of_a_run_whose_folder_is_gone_can_be_cancelled(cli, job):
+    spec = job('"sleep 60"')
+    run = submit(cli, spec)[0]
+    wait_for(cli, run["run"], spec.parent, until=lambda told: told["attempts"])
+    shutil.rmtree(run["dir"])
+    local = {"HPCKIT_CLUSTER": "local"}
+    done = cli("cancel", run["run"], cwd=spec.parent, env=local)
+    assert done.stdout == f"{run['run']}: its folder is gone, and its jobs are cancelled\n"
+    until = time.monotonic() + 20
+    while cli("cancel", run["run"], cwd=spec.parent, env=local, code=None).returncode != 5:
+        assert time.monotonic() < until

@@ -141,3 +141,16 @@ def test_without_a_clock_in_bash_the_files_times_stand_in(tmp_path):
         path.write_text("1 program untold \n")
         os.utime(path, (when, when))
     assert [exit_.rank for exit_ in rank_exits(tmp_path)] == [1, 0]
+
+
+@pytest.mark.parametrize(("code", "words"), [(255, "ended with exit code 255"), (139, "SIGSEGV")])
+def test_only_codes_of_real_signals_are_told_as_signals(code, words):
+    assert words in judge([rank(0, code)], ranks=1, told=None).reason
+
+
+def test_a_worker_that_could_write_nothing_is_believed_by_its_exit_code():
+    assert after_a_silent_end(status(Cause.COMPLETED)).state == "done"
+    stopped = dataclasses.replace(status(Cause.FAILED), exit_code=3)
+    assert after_a_silent_end(stopped).state == "stopped"
+    killed = dataclasses.replace(status(Cause.FAILED), exit_code=None)
+    assert after_a_silent_end(killed).state == "failed"

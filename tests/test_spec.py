@@ -148,7 +148,7 @@ def test_what_is_left_empty_is_not_given(load: Load) -> None:
         ("train.py\n", "job.yaml:1:1: must be a mapping, not train.py"),
         ("name: a\n", "job.yaml:1:1: program: is missing"),
         ("name:\nprogram: x\n", "job.yaml:1:1: name: needs a value"),
-        ("name: [a]\nprogram: x\n", "job.yaml:1:7: name: must be up to 64 letters"),
+        ("name: [a]\nprogram: x\n", "job.yaml:1:7: name: must be a letter or digit, then"),
         ("name: a\nprogram: {}\n", "job.yaml:2:10: program: needs either command or trainer"),
         ("name: a\nprogram: {command: x, trainer: t.py:T}\n", "job.yaml:2:10: program: needs"),
         (
@@ -624,3 +624,28 @@ def test_a_sites_ceilings_limit_only_what_they_name(tmp_path: Path) -> None:
     site.write_text("limits: {gpu_hour: 100}\n")
     with pytest.raises(SpecError, match="did you mean 'gpu_hours'"):
         load_limits(site)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sweep: {grid: {lrr: [1, 2]}}",
+        "sweep: {zip: {loss.weigth: [1, 2]}}",
+        "slurm: {contraint: a}",
+    ],
+)
+def test_a_slip_in_a_name_is_told_with_what_is_meant(refused: Refused, line: str) -> None:
+    (found,) = refused(SMALL + "params: {lr: 1, loss: {weight: 1}}\n" + line)
+    assert "did you mean '" in found
+
+
+def test_a_slip_in_a_setting_is_told_where_it_was_typed(load: Load) -> None:
+    text = SMALL + "params: {lr: 1}\n"
+    with pytest.raises(
+        SpecError, match=r"-s params.lrr=3:1:1: params.lrr: names no parameter; did"
+    ):
+        load(text, "params.lrr=3")
+    assert load(text, "params.dropout=0.1").params == {"lr": 1, "dropout": 0.1}
+    assert load(text, "slurm.site-plugin-option=1").slurm == {"site-plugin-option": "1"}
+    used = "name: a\nprogram: x {params.lrr}\nparams: {lr: 1}\nsweep: {grid: {lrr: [1, 2]}}\n"
+    assert len(points(load(used).sweep, {})) == 2

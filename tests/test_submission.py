@@ -243,9 +243,9 @@ def test_what_the_environment_names_and_is_not_here_is_said(tmp_path, source):
         scheduler="slurm",
     )
     committing.prepare(made, source=source, spec_text="", progress=said.append)
-    assert [line for line in said if "warning" in line] == [
-        "warning: environment.venv: there is no .venv here: it must be there when the job starts"
-    ]
+    (warning,) = [line for line in said if "warning" in line]
+    what = f"there is no .venv in {source}; it must be there when the job starts"
+    assert warning == f"warning: environment.venv: {what}"
 
 
 def give_up(tmp_path, task, prepare=lambda home: None):

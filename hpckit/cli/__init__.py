@@ -27,8 +27,21 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """The reader of a pipe went away, as `head` does."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and help without importing them."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            found: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            # click would end with 1, and a script with `set -o pipefail` with it.
+            raise ReaderGone from error
+        return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -87,10 +100,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does; nobody is left to be told.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
         code = 0
     except HpckitError as error:
         code = _tell(error.message, error.hint, error.exit_code)
@@ -98,8 +108,12 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         here = "" if _is_here() else "the current folder does not exist any more"
         code = _tell(f"{where}{error.strerror or error}", here, 1)
-    with contextlib.suppress(OSError, ValueError):
+    try:
         sys.stdout.flush()
+    except (OSError, ValueError):
+        # Nobody is left to be told; Python would try again at its end, and complain.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
 
 

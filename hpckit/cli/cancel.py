@@ -14,15 +14,29 @@ from hpckit.run import Run
 @json_option
 def cancel(names: tuple[str, ...], root: str | None, as_json: bool) -> None:
     """Cancel runs, sweeps or points of a sweep, for good: nothing starts them again."""
-    from hpckit.cancelling import cancel_run
+    from hpckit.cancelling import cancel_jobs, cancel_run
     from hpckit.errors import UsageError
 
     if not names:
         raise UsageError("which run?", "hpckit ls --state running shows what can be cancelled")
-    runs: list[Run] = [find_run(root, name) for name in names]
-    told = {run.id: cancel_run(run) for run in runs}
+    told = {}
+    for name, run in [(name, _found(root, name)) for name in names]:
+        told[run.id if run else name] = cancel_run(run) if run else cancel_jobs(name)
     if as_json:
         print_json({"runs": [{"run": run, "state": state} for run, state in told.items()]})
         return
     for run_id, state in told.items():
         print(f"{run_id}: {state}")
+
+
+def _found(root: str | None, name: str) -> Run | None:
+    """The run that is meant; none where jobs are called so whose folder is gone."""
+    from hpckit.cancelling import has_jobs
+    from hpckit.errors import NotFound
+
+    try:
+        return find_run(root, name)
+    except NotFound:
+        if "/" in name and has_jobs(name):
+            return None
+        raise

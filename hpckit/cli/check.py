@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hpckit.cli.options import cluster_option, json_option, print_json, set_option
+from hpckit.paint import note
 
 if TYPE_CHECKING:
     from hpckit.errors import Problem
@@ -40,9 +42,13 @@ def check(
     except SpecError as error:
         _print_problems(error.problems, as_json)
         sys.exit(error.exit_code)
+    missing = spec.missing(Path(spec_path).absolute().parent)
     if as_json:
-        print_json({"valid": True, "errors": []})
+        warnings = [{"path": path, "message": what} for path, what in missing]
+        print_json({"valid": True, "errors": []} | ({"warnings": warnings} if warnings else {}))
     else:
+        for path, what in missing:
+            note(f"warning: {path}: {what}")
         print(f"{spec_path}: valid ({summary(spec)})")
 
 

@@ -40,5 +40,6 @@ def init(folder: str) -> None:
                 stream.write(text.replace("NAME", name, 1) if file == "job.yaml" else text)
     for file in sorted(templates):
         print(target / file)
-    where = "" if folder == "." else f"cd {shlex.quote(folder)} && "
+    there = f"./{folder}" if folder.startswith("-") else folder
+    where = "" if folder == "." else f"cd {shlex.quote(there)} && "
     note(f"next\n  {where}hpckit submit --follow")

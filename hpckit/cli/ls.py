@@ -57,7 +57,7 @@ def _print(rows: list[dict[str, object]], total: int, place: str) -> None:
         when = local_words(str(row["started"] or row["created"]))
         reason = "" if row["reason"] == row["state"] else str(row["reason"] or "")
         if row.get("expected"):
-            reason += f", expected {local_words(str(row['expected']))}"
+            reason += f"{', ' if reason else ''}expected {local_words(str(row['expected']))}"
         lines.append((str(row["run"]), str(row["state"]), job, str(row["attempts"]), when, reason))
     head = ("run", "state", "job", "tries", "since", "why")
     print(table(head, lines, right=(3,), state=1))

@@ -88,8 +88,10 @@ def _facts(told: dict[str, Any]) -> list[str]:
     from hpckit.paint import short
 
     hours = told["gpu_hours"]
-    params = "  ".join(f"{key}={short(value)}" for key, value in told["params"].items())
-    used = f"{hours['used']:.3g} of {hours['limit']:g} used; {told['attempts_left']} attempts left"
+    params = "  ".join(f"{short(key)}={short(value)}" for key, value in told["params"].items())
+    used = f"{hours['used']:.3g} of {hours['limit']:g} used"
+    if told["exit_code"] is None:
+        used += f"; {told['attempts_left']} attempts left"
     lines = [f"folder  {told['dir']}", f"since   {local_words(told['created'])}"]
     if params:
         lines.append(f"params  {params}")

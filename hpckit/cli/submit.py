@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,16 @@ def submit(
         cache.forget()
     from hpckit.cli import submitted
 
-    if as_json:
-        print_json(submitted.as_json(plan, done))
-    else:
-        submitted.tell(plan, done, cache)
+    try:
+        if as_json:
+            print_json(submitted.as_json(plan, done))
+        else:
+            submitted.tell(plan, done, cache)
+        sys.stdout.flush()
+    except OSError as error:
+        # It is submitted all the same: whoever took this for a failure would submit it twice.
+        note(f"hpckit: submitted as {done.run.id}, which cannot be printed: {error.strerror}")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it lasts as long as the program)
     if follow and done.run.is_sweep:
         from hpckit.cli.watch import watch_run
 

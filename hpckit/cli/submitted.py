@@ -71,7 +71,8 @@ def _asks(plan: SubmissionPlan) -> str:
 
 def _code(run: Run) -> str:
     about = read_json(run.dir / "code.json") or {"files": 0, "mb": 0, "left_out": []}
-    text = f"{about['files']} files, {size(about['mb'])} copied from {about['source']}"
+    files = f"{about['files']} file" + ("" if about["files"] == 1 else "s")
+    text = f"{files}, {size(about['mb'])} copied from {about['source']}"
     left = [f"{item['path']} ({item['why']})" for item in about["left_out"]]
     if not left:
         return text

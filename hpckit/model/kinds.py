@@ -47,6 +47,14 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
+def nearly(word: str, known: Sequence[str]) -> str:
+    """What to say of a new parameter whose name is nearly a known one: most often that is meant."""
+    close = difflib.get_close_matches(word[:80], known[:SUGGESTIONS_LIMIT], n=1, cutoff=0.6)
+    if not close:
+        return ""
+    return f"names no parameter; did you mean {close[0]!r}? A new one needs a value under params"
+
+
 def described(node: yamlio.Node) -> str:
     """What a node is, for a message."""
     if isinstance(node, yamlio.Mapping):

@@ -72,7 +72,11 @@ class Process(NamedTuple):
 
     @classmethod
     def this(cls) -> Process:
-        return cls(os.getpid(), _start_of(os.getpid()) or "", boot_id())
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        return cls(pid, _start_of(pid) or "", boot_id())
 
     @property
     def is_alive(self) -> bool:

@@ -100,6 +100,10 @@ class JobSpec:
         """The resolved spec as plain values; spec_from_json makes an equal one."""
         return model.to_json(self)
 
+    def missing(self, folder: Path) -> list[tuple[str, str]]:
+        """What it names beside itself and is not in a folder: where it is named, and what."""
+        return list(spec_rules.missing(self.program, self.environment, folder))
+
     def not_yet_in_force(self) -> list[str]:
         """The sections that were checked but that this version does not act on."""
         lead = self.checkpoint.before_end
@@ -130,6 +134,8 @@ def load_spec(
                 node = spec_sources.override(node, text, problems)
             node = spec_sources.fill_variables(node, environ, problems)
         spec = _built(node, problems)
+        if spec is not None and node is not None:
+            spec_rules.trainer_is_right(spec.program, path.parent, node, problems)
     return _sure(spec, problems, str(path))
 
 

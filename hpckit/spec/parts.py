@@ -46,7 +46,10 @@ OWNED_VARIABLES = (
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Name = Annotated[
     str,
-    Text(pattern=NAME_PATTERN, expected="up to 64 letters, digits, dots, dashes or underscores"),
+    Text(
+        pattern=NAME_PATTERN,
+        expected="a letter or digit, then up to 63 letters, digits, dots, dashes or underscores",
+    ),
 ]
 Line = Annotated[str, Text(one_line=True)]
 # What becomes an argument of a command: one that begins with a dash would be an option of it.

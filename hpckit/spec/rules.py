@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpckit import units, yamlio
 from hpckit.errors import Problem
 from hpckit.model.kinds import complain, did_you_mean, short
 from hpckit.spec import sweep as sweeps
-from hpckit.spec.parts import INFRASTRUCTURE, Change, Program, Remedy, Resources
+from hpckit.spec.parts import (
+    INFRASTRUCTURE,
+    Change,
+    Environment,
+    Program,
+    Remedy,
+    Resources,
+)
 
 # The names that hpckit fills in; all other braces belong to the shell.
 PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
@@ -57,7 +67,7 @@ def check(draft: Draft) -> None:
     sweep = draft.parts.get("sweep")
     if sweep is not None:
         node = yamlio.find(draft.root, "sweep")
-        sweeps.check(sweep, draft.parts["params"], node, draft.problems)
+        sweeps.check(sweep, draft.parts["params"], node, draft.problems, _named(draft))
     _placeholders(draft)
     for kind, remedy in draft.parts["heal"].items():
         _remedy(draft, kind, remedy)
@@ -82,6 +92,57 @@ def _program(draft: Draft) -> None:
             "program: {command: ..., processes: per_gpu}, or per_node, or one",
             "program",
         )
+
+
+def missing(program: Program, environment: Environment, folder: Path) -> Iterator[tuple[str, str]]:
+    """What a spec names beside itself and is not there: where it is named, and what."""
+    named = {
+        "program.trainer": (program.trainer or "").partition(":")[0],
+        "environment.venv": environment.venv,
+    }
+    container = environment.container
+    if container is not None and "://" not in container.image:
+        named["environment.container.image"] = container.image
+    for path, file in named.items():
+        if file and not (folder / os.path.expanduser(file)).exists():
+            yield path, f"there is no {file} in {folder}"
+
+
+def trainer_is_right(
+    program: Program, folder: Path, root: yamlio.Node, problems: list[Problem]
+) -> None:
+    """Whether the file defines what is to run: better now than after a night in the queue."""
+    file, _, name = (program.trainer or "").partition(":")
+    if not file:
+        return
+    node = yamlio.find(root, "program", "trainer")
+    try:
+        tree = ast.parse((folder / file).read_bytes(), filename=file)
+    except OSError:
+        # Whether it must be there already, who submits knows.
+        return
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        complain(problems, node, "program.trainer", f"{file} is not valid Python: {error}")
+    else:
+        names = _top_names(tree)
+        if names is not None and name not in names:
+            what = f"{file} defines no {name}{did_you_mean(name, sorted(names))}"
+            complain(problems, node, "program.trainer", what)
+
+
+def _top_names(tree: ast.Module) -> set[str] | None:
+    """The names that a file gives at its top; None where it cannot be told without running it."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            if any(alias.name == "*" for alias in node.names):
+                return None
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
 
 
 def _resources(draft: Draft) -> None:
@@ -148,6 +209,13 @@ def _placeholders(draft: Draft) -> None:
             continue
         suggestion = did_you_mean(path, list(known)).replace("known here", "params has")
         draft.complain(f"{{{name}}} names no parameter{suggestion}", *steps)
+
+
+def _named(draft: Draft) -> set[str]:
+    """The parameters that the program's command names."""
+    program = draft.parts.get("program")
+    command = program.command if isinstance(program, Program) else None
+    return {name.removeprefix("params.") for name, _ in placeholders(command or "")}
 
 
 def _swept(draft: Draft) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
@@ -71,6 +72,21 @@ MANAGED: dict[str, str] = {
     "wait": "use hpckit submit --follow",
     "wrap": "use program",
 }
+# What else sbatch 22 to 25 knows; plugins of a site add their own, so that none is refused for
+# not being here: only what is nearly one of these is taken for a slip.
+_ALSO = """
+    acctg-freq batch bb bbf begin cluster-constraint comment consolidate-segments constraint
+    container-entrypoint container-env container-image container-mount-home container-mounts
+    container-name container-remap-root container-save container-workdir container-writable
+    contiguous core-spec cores-per-socket cpu-freq deadline delay-boot distribution exclude
+    exclusive external-launcher extra extra-node-info gpu-bind gpu-freq gres gres-flags hint
+    ignore-pbs job-name licenses mail-type mail-user mcs-label mem-bind mincpus network nice
+    nodefile nodelist ntasks-per-gpu oom-kill-step overcommit oversubscribe power prefer priority
+    profile propagate qos reboot requeue reservation resv-ports segment sockets-per-node
+    spread-job stepmgr switches thread-spec threads-per-core tmp tres-bind tres-per-job
+    tres-per-node tres-per-socket tres-per-task use-min-nodes wait-all-nodes wckey x11
+"""
+KNOWN = frozenset(_ALSO.split())
 # These ask for GPUs only in some of their values.
 MAY_NAME_GPUS = ("gres", "tres-per-job", "tres-per-node", "tres-per-socket", "tres-per-task")
 _VALUE = Text(one_line=True)
@@ -84,7 +100,10 @@ def refusal(option: str) -> str:
     for managed, reason in MANAGED.items():
         if managed.startswith(option):
             return f"is short for --{managed}, which hpckit manages: {reason}"
-    return ""
+    if any(known.startswith(option) for known in KNOWN):
+        return ""
+    close = difflib.get_close_matches(option, KNOWN, n=1, cutoff=0.85)
+    return f"is no option of sbatch; did you mean {close[0]!r}?" if close else ""
 
 
 class SlurmOptions(Kind):

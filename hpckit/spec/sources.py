@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpckit import yamlio
 from hpckit.errors import HpckitError, Problem
-from hpckit.model.kinds import complain, did_you_mean, in_full
+from hpckit.model.kinds import complain, did_you_mean, in_full, nearly
 
 DEPTH_LIMIT = 8
 FILES_LIMIT = 64
@@ -183,7 +183,21 @@ def override(root: yamlio.Mapping, text: str, problems: list[Problem]) -> yamlio
         return root
     # The spaces make columns count in the setting as it was typed.
     node = yamlio.compose(" " * (len(path) + 1) + value, file, problems)
+    if slip := _slip(root, steps):
+        complain(problems, here, path, slip)
     return root if node is None else _put(root, steps, node, here, problems)
+
+
+def _slip(root: yamlio.Mapping, steps: list[str]) -> str:
+    """What to say of a parameter that nothing names, but for one letter."""
+    inner: yamlio.Node | None = root
+    for step in steps[:-1]:
+        inner = inner.pairs.get(step) if isinstance(inner, yamlio.Mapping) else None
+    if steps[0] != "params" or not isinstance(inner, yamlio.Mapping) or steps[-1] in inner.pairs:
+        return ""
+    command = yamlio.find(root, "program", "command")
+    is_used = isinstance(command, yamlio.Scalar) and f"{{{'.'.join(steps)}}}" in command.text
+    return "" if is_used else nearly(steps[-1], list(inner.pairs))
 
 
 def _steps(path: str) -> list[str]:

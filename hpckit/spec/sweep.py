@@ -6,14 +6,25 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from hpckit import yamlio
 from hpckit.errors import Problem
 from hpckit.model.fields import setting
-from hpckit.model.kinds import Anything, Kind, ListOf, MapOf, Schema, Text, Whole, complain, short
+from hpckit.model.kinds import (
+    Anything,
+    Kind,
+    ListOf,
+    MapOf,
+    Schema,
+    Text,
+    Whole,
+    complain,
+    nearly,
+    short,
+)
 
 POINTS_LIMIT = 100_000
 PATH_PATTERN = r"[^.\x00]+(?:\.[^.\x00]+){0,31}"
@@ -159,9 +170,16 @@ def _beginnings(path: str) -> Iterator[str]:
 
 
 def check(
-    sweep: Sweep, params: Mapping[str, Any], node: yamlio.Node, problems: list[Problem]
+    sweep: Sweep,
+    params: Mapping[str, Any],
+    node: yamlio.Node,
+    problems: list[Problem],
+    used: Collection[str] = (),
 ) -> None:
-    """Everything that can be wrong between the parts of a sweep, and with its parameters."""
+    """Everything that can be wrong between the parts of a sweep, and with its parameters.
+
+    `used` are the parameters that the program's command names: they need no value in `params`.
+    """
     look = _Look(node, problems)
     varies = (yamlio.find(node, part) for part in ("grid", "zip", "seeds"))
     if all(each is node or yamlio.is_null(each) or _is_empty(each) for each in varies):
@@ -174,7 +192,7 @@ def check(
         # A number of thousands of digits cannot even be printed.
         many = f"{total:,}" if total < 10**12 else "countless"
         look.complain("sweep", f"makes {many} runs, more than {POINTS_LIMIT:,}")
-    _check_paths(sweep, params, look)
+    _check_paths(sweep, params, look, used)
     _check_repeats(sweep, look)
 
 
@@ -196,11 +214,25 @@ class _Look:
         complain(self.problems, node, path, message)
 
 
-def _check_paths(sweep: Sweep, params: Mapping[str, Any], look: _Look) -> None:
+def slip(path: str, params: Mapping[str, Any]) -> str:
+    """What to say of a new parameter that is nearly one that is there: most often it is meant."""
+    *above, last = path.split(".")
+    inner: Any = params
+    for name in above:
+        inner = inner.get(name) if isinstance(inner, Mapping) else None
+    if not isinstance(inner, Mapping) or not inner or last in inner:
+        return ""
+    return nearly(last, list(inner))
+
+
+def _check_paths(
+    sweep: Sweep, params: Mapping[str, Any], look: _Look, used: Collection[str]
+) -> None:
     seen = Paths()
     for part, axes in (("grid", sweep.grid or {}), ("zip", sweep.zip or {})):
         for path in axes:
             message = _path_complaint(path, params) or _clash(path, seen)
+            message = message or ("" if path in used else slip(path, params))
             if message:
                 look.complain(f"sweep.{part}.{path}", message, part, path)
             seen.add(path)

@@ -19,6 +19,7 @@ from hpckit.worker.outcome import EXIT_CODES, after_a_silent_end
 
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
+    from hpckit.scheduler.local_state import Process
     from hpckit.status.queue_cache import QueueCache
 
 # A submission that is older than this and that nobody has heard of was cut off.
@@ -138,12 +139,27 @@ def in_foreground(facts: Facts, now: float) -> State:
     if about.get("host") == socket.gethostname():
         from hpckit.scheduler.local_state import Process
 
-        alive = Process(**about["process"]).is_alive
-        return State(state="running") if alive else State(state="failed", reason=KILLED)
+        if Process(**about["process"]).is_alive:
+            return State(state="running")
+        left = left_behind(facts)
+        if left is not None:
+            return State(
+                state="running", reason=f"{KILLED}, its program runs on as process {left.pid}"
+            )
+        return State(state="failed", reason=KILLED)
     sign = facts.attempts[-1].last_sign() if facts.attempts else None
     if now - (sign or seconds_of(facts.run.created)) < SILENT_S:
         return State(state="running")
     return State(state="unknown", reason=f"no sign of life from {about.get('host', 'its machine')}")
+
+
+def left_behind(facts: Facts) -> Process | None:
+    """The program of a foreground run, if it is alive on this machine."""
+    from hpckit.scheduler.local_state import Process
+
+    about = read_json(facts.attempts[-1].dir / "program.json")
+    process = Process(**about) if isinstance(about, dict) else None
+    return process if process is not None and process.is_alive else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +204,8 @@ def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) 
     for job in jobs:
         if job.phase in (Phase.RUNNING, Phase.ENDING):
             reason = "ending" if job.phase is Phase.ENDING else wish or job.reason
+            if job.raw_state in ("SUSPENDED", "STOPPED"):
+                reason = f"{job.raw_state.lower()} by an administrator"
             return State(state="running", reason=_words(reason), ends_by=job.ends_by)
     if shows_life(facts, jobs, now):
         return State(state="running")

@@ -122,7 +122,8 @@ def sweep_row(run: Run, points: list[dict[str, Any]]) -> dict[str, Any]:
         "reason": ", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
         "created": run.created,
         "attempts": sum(point["attempts"] for point in points),
-        "job_id": next((point["job_id"] for point in points if point["job_id"]), None),
+        # The array's; a sweep that was split has more, its points tell them.
+        "job_id": next((p["job_id"].partition("_")[0] for p in points if p["job_id"]), None),
         "node": None,
         "started": min((p["started"] for p in points if p["started"]), default=None),
         "ended": max(ended, default=None) if len(ended) == len(points) else None,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import socket
 import sys
@@ -106,9 +105,11 @@ def prepare(
     with _all_or_nothing(plan):
         progress("copying the job's folder")
         found = snapshot.look(source, exclude=plan.dir.parent.parent)
-        _refuse_missing_trainer(plan, found)
-        for missing in _missing(plan.spec, source):
-            progress(f"warning: {missing}: it must be there when the job starts")
+        for path, what in plan.spec.missing(source):
+            if path == "program.trainer":
+                # Better now than after a night in the queue.
+                raise UsageError(f"{path}: {what}")
+            progress(f"warning: {path}: {what}; it must be there when the job starts")
         snapshot.copy(found, plan.dir / "code")
         write_atomic(plan.dir / "spec.yaml", spec_text)
         write_json(plan.dir / "spec.json", plan.spec.to_json())
@@ -120,24 +121,6 @@ def prepare(
     run = runs.open_run(plan.dir)
     assert run is not None
     return run
-
-
-def _missing(spec: JobSpec, source: Path) -> Iterator[str]:
-    """What the environment names and is not here; on the nodes it may be."""
-    environment = spec.environment
-    named = {"venv": environment.venv}
-    if environment.container is not None and "://" not in environment.container.image:
-        named["container.image"] = environment.container.image
-    for key, path in named.items():
-        if path and not (source / os.path.expanduser(path)).exists():
-            yield f"environment.{key}: there is no {path} here"
-
-
-def _refuse_missing_trainer(plan: SubmissionPlan, found: snapshot.Snapshot) -> None:
-    """Better now than after a night in the queue."""
-    file = (plan.spec.program.trainer or "").partition(":")[0]
-    if file and not (found.source / file).exists():
-        raise UsageError(f"program.trainer: there is no {file} in {found.source}")
 
 
 @contextlib.contextmanager

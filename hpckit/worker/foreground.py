@@ -24,7 +24,7 @@ from hpckit.worker.watch import Signals, Watch, end_attempt, insist
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
-INTERRUPTED = 130
+INTERRUPTED = "interrupted"
 # A person sits before it: a disk that stays full is told, not waited for.
 WORDS_S = 10.0
 
@@ -48,7 +48,7 @@ def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
         outcome.reason if outcome.reason == outcome.state else f"{outcome.state}: {outcome.reason}"
     )
     note(f"-- {words}; {run.dir}")
-    return INTERRUPTED if outcome.reason == TERMINATED else outcome.exit_code
+    return 130 if outcome.reason in (TERMINATED, INTERRUPTED) else outcome.exit_code
 
 
 def _attempt(run: Run, spec: JobSpec) -> Outcome:
@@ -65,11 +65,15 @@ def _attempt(run: Run, spec: JobSpec) -> Outcome:
     signals = Signals()
     watch = Watch(run=run, spec=spec, attempt=attempt, signals=signals, started=started)
     outcome = _watched(watch)
+    if (outcome.program or {}).get("code") == 128 + signal.SIGINT:
+        # What a person did with Ctrl-C is no failure of the program.
+        outcome = dataclasses.replace(outcome, state="cancelled", reason=INTERRUPTED)
     if outcome.state is None:
         outcome = dataclasses.replace(outcome, state="stopped")
     about = {"state": outcome.state, "reason": outcome.reason}
+    ledger = run.ledger()
     try:
-        insist(lambda: run.ledger().write("finished", **about), for_s=WORDS_S)
+        insist(lambda: ledger.write("finished", **about), for_s=WORDS_S)
         end_attempt(attempt, outcome, for_s=WORDS_S)
     except OSError as error:
         # What the program did, it did: its exit code is told all the same.
@@ -81,8 +85,7 @@ def _watched(watch: Watch) -> Outcome:
     """One process keeps the terminal; of several, what rank 0 prints is shown."""
     if watch.layout.world_size == 1:
         watch.signals.install(signal.SIGHUP)
-        # Ctrl-C is for the program, which shares the terminal. No SIG_IGN: it would inherit that.
-        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGINT, _Interrupts(watch.signals))
         watch.foreground = True
         return watch.serve()
     watch.signals.install(signal.SIGHUP, signal.SIGINT)
@@ -93,6 +96,23 @@ def _watched(watch: Watch) -> Outcome:
     done.set()
     printer.join(timeout=5)
     return outcome
+
+
+class _Interrupts:
+    """What SIGINT means to us: the first Ctrl-C is for the program, which shares the terminal."""
+
+    def __init__(self, signals: Signals) -> None:
+        from hpckit.worker.terminal import has_terminal, is_before_a_person
+
+        self._signals = signals
+        # Under a terminal of its own the program gets the key alone, and what reaches us is not it.
+        self._borne = 1 if is_before_a_person() and not has_terminal() else 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        if self._borne > 0:
+            self._borne -= 1
+        else:
+            self._signals.terminated = True
 
 
 def _print_rank_0(watch: Watch, done: threading.Event) -> None:

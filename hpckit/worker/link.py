@@ -206,7 +206,8 @@ class Link:
             return outcome.exit_code
         if outcome.state is not None:
             self._finish(outcome, attempt=attempt.number)
-        end_attempt(attempt, outcome)
+        with contextlib.suppress(OSError):
+            end_attempt(attempt, outcome)
         return outcome.exit_code
 
     def _failed_so_before(self, attempt: Attempt) -> bool:
@@ -244,7 +245,12 @@ class Link:
         """Write the end of the run, then spare the queue the links that are left."""
         # By the chain, a reader knows the submission that it ends, whatever the clocks say.
         about = {"state": outcome.state, "reason": outcome.reason, "chain": self.chain["number"]}
-        insist(lambda: self.run.ledger().write("finished", **about, **by))
+        ledger = self.run.ledger()
+        try:
+            insist(lambda: ledger.write("finished", **about, **by))
+        except OSError as error:
+            # Our exit code says the same to the scheduler, and by it to whoever asks.
+            print(f"hpckit: the end could not be written down: {error}", flush=True)
         self._cancel_rest()
         return outcome.exit_code
 

@@ -76,7 +76,7 @@ def _failure(exit_: RankExit, ranks: int) -> str:
     who = f"rank {exit_.rank}" if ranks > 1 else "the program"
     if exit_.stage == "setup":
         return f"the environment's setup ended with exit code {exit_.code}"
-    if exit_.code > 128:
+    if exit_.code - 128 in signal.valid_signals():
         return f"{who} was killed by {_signal_name(exit_.code - 128)}"
     return f"{who} ended with exit code {exit_.code}"
 
@@ -96,6 +96,11 @@ def after_a_silent_end(status: JobStatus | None) -> Outcome:
     if cause is Cause.FAILED and status is not None and status.exit_code == GO_ON:
         # It asked for the next link: the ranks alone had been told to end.
         return Outcome(state=None, reason=TERMINATED)
+    # A worker that could not write its end down, on a full disk say, still ends with its code.
+    if cause is Cause.COMPLETED:
+        return Outcome(state="done", reason="done, by its exit code alone")
+    if cause is Cause.FAILED and status is not None and status.exit_code == EXIT_CODES["stopped"]:
+        return Outcome(state="stopped", reason="stopped, by its exit code alone")
     if cause is Cause.FAILED:
         return Outcome(
             state="failed", reason="the worker itself died: hpckit logs --worker tells more"

@@ -14,22 +14,50 @@ import threading
 import tty
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from hpckit.scheduler.local_tree import descendants
 from hpckit.worker.launch import Launch, inside_slurm, rank_environment, srun_command
 from hpckit.worker.rank_script import RANK, Layout
 
+CTRL_C = b"\x03"
+# So many Ctrl-C in a row are meant for whoever can end the program.
+ENOUGH = 3
 
-def in_foreground(layout: Layout, logs: Path) -> Launch:
+
+def has_terminal() -> bool:
+    """Whether the program is to get a terminal of its own, joined to ours."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def is_before_a_person() -> bool:
+    """Whether a terminal's Ctrl-C reaches our whole process group by itself."""
+    with contextlib.suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+        try:
+            return os.tcgetpgrp(terminal) == os.getpgrp()
+        finally:
+            os.close(terminal)
+    return False
+
+
+def in_foreground(layout: Layout, logs: Path) -> Foreground:
     """The one rank of a launch with our stdin: under a terminal where there is one."""
     in_slurm = inside_slurm(os.environ)
     command = (
         srun_command(layout, logs, foreground=True) if in_slurm else ["bash", f"{logs}/{RANK}"]
     )
     environ = rank_environment(0, layout)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if has_terminal():
         return TerminalProcess(command, environ, logs / "rank-0.log")
     return Piped(command, environ, logs / "rank-0.log")
+
+
+class Foreground(Launch, Protocol):
+    """A launch of one process of ours."""
+
+    @property
+    def pid(self) -> int: ...
 
 
 class TerminalProcess:
@@ -37,8 +65,8 @@ class TerminalProcess:
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
         self._code: int | None = None
-        self._pid, self._master = pty.fork()
-        if self._pid == 0:
+        self.pid, self._master = pty.fork()
+        if self.pid == 0:
             os.execvpe(command[0], list(command), dict(environ))
         self._size()
         signal.signal(signal.SIGWINCH, lambda *_: self._size())
@@ -47,7 +75,7 @@ class TerminalProcess:
 
     def poll(self) -> bool:
         if self._code is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
                 self._copier.join(timeout=2)
@@ -55,7 +83,7 @@ class TerminalProcess:
 
     def signal(self, number: int) -> bool:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, number)
+            os.killpg(self.pid, number)
         return True
 
     def kill(self) -> None:
@@ -79,6 +107,7 @@ class TerminalProcess:
     def _pass_on(self, ours: int, kept: int) -> None:
         watched = [ours, self._master]
         places = [kept, sys.stdout.fileno()]
+        pressed = 0
         while True:
             for ready in select.select(watched, [], [])[0]:
                 try:
@@ -90,6 +119,10 @@ class TerminalProcess:
                     watched = [self._master]
                 elif ready == ours:
                     _written(self._master, data)
+                    pressed = pressed + 1 if data == CTRL_C else 0
+                    if pressed == ENOUGH:
+                        # It does not listen to its keyboard: then a person means us.
+                        os.kill(os.getpid(), signal.SIGTERM)
                 else:
                     # A full disk, or a window that was closed, must not stop the program.
                     places = [place for place in places if _written(place, data)]
@@ -102,6 +135,7 @@ class Piped:
         self._process = subprocess.Popen(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        self.pid = self._process.pid
         self._copier = threading.Thread(target=self._copy, args=(log,), daemon=True)
         self._copier.start()
 

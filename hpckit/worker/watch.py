@@ -18,6 +18,7 @@ from hpckit.clock import now_iso, seconds_of
 from hpckit.files import read_json, write_atomic, write_json
 from hpckit.limits import hours_used, unit_name, units
 from hpckit.run import Attempt, Run
+from hpckit.submission.plan import lead_s
 from hpckit.submission.snapshot import make_work_folder
 from hpckit.worker import launch as launching
 from hpckit.worker.outcome import TERMINATED, Outcome, judge
@@ -31,7 +32,12 @@ HEARTBEAT_S = 30.0
 POLL_S = 0.1
 GRACE_S = 60.0
 LATE_WORDS_S = 3.0
+PROGRAM = "program.json"
 INSIST_S = 120.0
+# With less than a few pages of room a filesystem is full.
+ROOM = 64 * 1024
+# Slurm may send its signal a minute early; one that comes earlier still, a person has sent.
+EARLY_S = 75.0
 # A controller that cannot be told is not asked ten times a second.
 TELL_AGAIN_S = 2.0
 
@@ -84,7 +90,7 @@ class Watch:
             ranks=self.layout.world_size,
             told=told,
             started=(logs / "step").exists(),
-            srun_log=_said(logs / "srun.log"),
+            srun_log=_said(logs / "srun.log") or _full(logs),
         )
 
     @functools.cached_property
@@ -122,9 +128,14 @@ class Watch:
     def _start(self, logs: Path) -> launching.Launch:
         if self.foreground:
             # A terminal's modules are of no use to a batch job.
+            from hpckit.scheduler.local_state import Process
             from hpckit.worker.terminal import in_foreground
 
-            return in_foreground(self.layout, logs)
+            launch = in_foreground(self.layout, logs)
+            # Should we be killed, whoever asks finds what we leave behind.
+            with contextlib.suppress(OSError):
+                write_json(self.attempt.dir / PROGRAM, Process.of(launch.pid)._asdict())
+            return launch
         on_slurm = launching.inside_slurm(os.environ)
         return (SlurmStep if on_slurm else LocalProcesses)(self.layout, logs)
 
@@ -152,8 +163,9 @@ class Watch:
                 told = self._signalled() or (self._limit_spent(now) if now >= look_at else None)
                 look_at = max(look_at, now + 1.0) if now >= look_at else look_at
                 if told is not None:
-                    print(f"hpckit: {told}: telling the program to save and end", flush=True)
                     kill_at = now + self._grace_s(told)
+                    room = "" if kill_at == float("inf") else f", in {GRACE_S:.0f} s at most"
+                    print(f"hpckit: {told}: telling the program to save and end{room}", flush=True)
             if told is not None and not sent and now >= tell_at:
                 sent, tell_at = launch.signal(signal.SIGTERM), now + TELL_AGAIN_S
             if now >= kill_at:
@@ -169,7 +181,16 @@ class Watch:
     def _signalled(self) -> str | None:
         if self.signals.terminated:
             return TERMINATED
-        return "time limit" if self.signals.time_limit else None
+        if self.signals.time_limit and not 0 < self._due - time.time() < EARLY_S:
+            return "time limit"
+        return None
+
+    @functools.cached_property
+    def _due(self) -> float:
+        """When the program is to be told of the time limit, by the spec."""
+        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        limit = seconds_of(self.started) + self.spec.resources.time
+        return (float(end) if end.isdecimal() else limit) - lead_s(self.spec)
 
     @functools.cached_property
     def _hours_before(self) -> float:
@@ -196,6 +217,14 @@ def _said(path: Path) -> str:
         said = path.read_text(errors="replace").splitlines()
         worth = [line for line in said if "lacks support for cpu binding" not in line]
         return "; ".join(worth)[-500:]
+    return ""
+
+
+def _full(folder: Path) -> str:
+    """Why nobody could write anything, where that is so."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < ROOM:
+            return f"no space is left in {folder}"
     return ""
 
 
