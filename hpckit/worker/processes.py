@@ -10,10 +10,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpckit.errors import SchedulerSilent
+from hpckit.scheduler.slurm import GONE, run_tool
 from hpckit.worker.launch import allocation_environment, rank_environment, srun_command
 from hpckit.worker.rank_script import RANK, Layout
 
 OTHERS_GRACE_S = 10
+TELL_S = 30.0
+# A node that has not started its ranks by then may never do so: then the others are told.
+LAUNCH_S = 60.0
 
 
 class SlurmStep:
@@ -21,6 +26,8 @@ class SlurmStep:
 
     def __init__(self, layout: Layout, logs: Path) -> None:
         self._logs = logs
+        self._world_size = layout.world_size
+        self._began = time.monotonic()
         command = srun_command(layout, logs)
         self._srun = _detached(command, allocation_environment(), logs / "srun.log")
 
@@ -30,13 +37,26 @@ class SlurmStep:
     def signal(self, number: int) -> bool:
         # Not through srun: it answers SIGTERM by killing the ranks, which then cannot save.
         step = self._step()
-        if step is None:
+        if step is None or not self._is_launched():
             return False
         name = signal.Signals(number).name.removeprefix("SIG")
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            sent = subprocess.run(["scancel", f"--signal={name}", step], timeout=30, check=False)
-            return sent.returncode == 0
+        try:
+            sent = run_tool(["scancel", f"--signal={name}", step], TELL_S)
+        except SchedulerSilent as error:
+            print(f"hpckit: {error.message}", flush=True)
+            return False
+        # A node whose ranks have all ended says that it knows no such job; the others heard it,
+        # and a second SIGTERM would only disturb them while they save.
+        if sent.code == 0 or GONE.search(sent.err):
+            return True
+        print(f"hpckit: {sent.err.strip()}", flush=True)
         return False
+
+    def _is_launched(self) -> bool:
+        """Whether every node has started its ranks, as the files of their output show."""
+        if time.monotonic() - self._began > LAUNCH_S:
+            return True
+        return all((self._logs / f"rank-{rank}.log").exists() for rank in range(self._world_size))
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

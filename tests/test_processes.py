@@ -1,0 +1,58 @@
+"""Telling the ranks of a step, by what a real scancel was seen to answer."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from hpckit.worker.processes import SlurmStep
+from hpckit.worker.rank_script import Layout
+
+# Slurm 22.05, when one of two nodes had no rank left; the other one's rank had been told.
+ONE_NODE_LEFT = "scancel: error: Kill job error on job step id 10: Invalid job id specified"
+AWAY = "scancel: error: Kill job error on job step id 10.0: Unable to contact slurm controller"
+
+
+@pytest.fixture
+def step(tmp_path, monkeypatch):
+    """A step whose scancel answers as recorded, and writes down how often it was called."""
+    tools, logs = tmp_path / "tools", tmp_path / "logs"
+    tools.mkdir()
+    logs.mkdir()
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "10")
+    (tools / "srun").write_text("#!/bin/bash\nexec sleep 60\n")
+    (tools / "srun").chmod(0o755)
+    layout = Layout(nodes=2, per_node=1, master_address="n1", master_port=1)
+    made = SlurmStep(layout, logs)
+
+    def answer(said, code):
+        text = f"#!/bin/bash\necho $* >> {tools}/calls\necho '{said}' >&2\nexit {code}\n"
+        (tools / "scancel").write_text(text)
+        (tools / "scancel").chmod(0o755)
+        (logs / "step").write_text("0\n")
+        return made
+
+    yield answer, logs, tools / "calls"
+    made._srun.kill()
+    made._srun.wait()
+
+
+def test_nobody_is_told_before_every_node_has_started_its_ranks(step):
+    answer, logs, calls = step
+    made = answer("", 0)
+    (logs / "rank-0.log").touch()
+    assert not made.signal(signal.SIGTERM)
+    assert not calls.exists()
+    (logs / "rank-1.log").touch()
+    assert made.signal(signal.SIGTERM)
+    assert calls.read_text() == "--signal=TERM 10.0\n"
+
+
+@pytest.mark.parametrize(("said", "is_told"), [(ONE_NODE_LEFT, True), (AWAY, False)])
+def test_only_a_controller_that_is_away_is_told_again(step, said, is_told):
+    answer, logs, _ = step
+    for rank in (0, 1):
+        (logs / f"rank-{rank}.log").touch()
+    assert answer(said, 1).signal(signal.SIGTERM) is is_told
