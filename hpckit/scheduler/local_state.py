@@ -53,11 +53,12 @@ class Job(NamedTuple):
     gpus: int
     devices: list[str]
     cpus: int
-    slots: int
     after: list[str]
     singleton: bool
     kill_wait_s: float
     submitted: float
+    # What later versions added has a default: jobs of an older one are still told.
+    slots: int = 0
 
     def task_id(self, task: int) -> str:
         return f"{self.number}_{task}" if self.is_array else str(self.number)
@@ -181,11 +182,15 @@ def read(path: Path) -> Any:
 
 def read_job(folder: Path) -> Job | None:
     """What the job in a folder asked for."""
-    found = read(folder / "job.json")
-    if not isinstance(found, dict) or set(found) != set(Job._fields):
-        # Another version's, or not whole: it says nothing that can be relied on.
+    return job_of(read(folder / "job.json"))
+
+
+def job_of(found: Any) -> Job | None:
+    """The job that was written down, by this version or another; None where it is not whole."""
+    needed = set(Job._fields) - set(Job._field_defaults)
+    if not isinstance(found, dict) or not needed <= set(found):
         return None
-    return Job(**found)
+    return Job(**{name: value for name, value in found.items() if name in Job._fields})
 
 
 def read_tasks(folder: Path) -> dict[int, dict[str, Any]]:

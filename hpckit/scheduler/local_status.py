@@ -21,7 +21,9 @@ def statuses(folder: Path) -> Iterator[JobStatus]:
         if final is None:
             yield from live
             return
-    job = state.Job(**final["job"])
+    job = state.job_of(final["job"])
+    if job is None:
+        return
     yield from (_status(job, int(task), about) for task, about in final["tasks"].items())
     if final["remainder"]:
         yield _remainder(job, final["remainder"])

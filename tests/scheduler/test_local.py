@@ -574,3 +574,22 @@ def test_a_full_disk_neither_ends_a_task_nor_makes_it_fail(
     bench.until_over(job_id)
     job = bench.job(job_id)
     assert (job.cause, job.exit_code) == (Cause.COMPLETED, 0)
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_jobs_of_another_version_are_told(bench: Bench, is_over: bool) -> None:
+    """One that did not know of CPU slots, or one that knows of something more."""
+    job_id = bench.submit("true" if is_over else "sleep 30")
+    until(lambda: bench.is_over(job_id) if is_over else bench.job(job_id).started is not None)
+    path = bench.local.root / job_id / ("final.json" if is_over else "job.json")
+    known = state.read(path)
+    about = known["job"] if is_over else known
+    del about["slots"]
+    about["invented_later"] = 1
+    state.write(path, known)
+    assert bench.job(job_id).phase is (Phase.ENDED if is_over else Phase.RUNNING)
+    del about["number"]
+    state.write(path, known)
+    assert bench.local.queue() == []
+    about["number"] = int(job_id)
+    state.write(path, known)
