@@ -11,9 +11,11 @@ from hpckit import settings
 from hpckit.errors import CannotWrite, HpckitError, NotFound, SchedulerSilent
 from hpckit.run import Run
 from hpckit.scheduler import choose
-from hpckit.scheduler.base import Phase, Scheduler
+from hpckit.scheduler.base import JobStatus, Phase, Scheduler
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, Facts, answer_for, assign, facts_of, left_behind
+
+ALIVE = (Phase.PENDING, Phase.RUNNING)
 
 
 def cancel_run(run: Run) -> str:
@@ -34,48 +36,50 @@ def cancel_run(run: Run) -> str:
     except OSError as error:
         # People cancel when the disk is full: then the jobs go, and Slurm remembers why.
         unwritten = error
-    scheduler = choose(run.scheduler)
-    cache = QueueCache(scheduler)
+    wish = "the wish could not be written down" if unwritten else "the wish is written down"
+    jobs = _cancel_jobs_of(run, facts, wish)
+    unseen = [fact for fact in facts if fact.attempts and not jobs[fact.run.id]]
     try:
-        jobs = assign(facts, answer_for(scheduler))
-        alive = [
-            job.job_id
-            for fact in facts
-            for job in jobs[fact.run.id]
-            if job.phase in (Phase.PENDING, Phase.RUNNING)
-        ]
-        whole = sorted({job_id.partition("_")[0] for job_id in alive})
-        if alive:
-            scheduler.cancel(whole if run.point is None else sorted(set(alive)))
-    except SchedulerSilent as error:
-        raise SchedulerSilent(
-            f"{run.id}: the wish is written down, but {error.message}",
-            f"say it again when Slurm answers: hpckit cancel {run.id}",
-        ) from error
-    finally:
-        cache.forget()
+        for fact in facts:
+            if fact not in unseen:
+                about = {"state": "cancelled", "reason": "cancelled with hpckit cancel"}
+                fact.run.ledger().write("finished", **about)
+    except OSError as error:
+        unwritten = error
+    if unseen:
+        # They may run on, where this machine cannot see them: nobody may say that they ended.
+        what = f"{len(unseen)} of its runs have jobs that are not" if run.is_sweep else "no job is"
+        raise NotFound(
+            f"{run.id}: {wish}, but {what} seen from here",
+            f"if it still runs, cancel it where it was submitted, on {run.host}",
+        )
     if unwritten is not None:
         raise CannotWrite(
             f"{run.id}: its jobs are cancelled, but it cannot be written down in {run.dir}: "
             f"{unwritten.strerror}",
             f"free some space, and say it again: hpckit cancel {run.id}",
-        ) from unwritten
-    unseen = [fact for fact in facts if fact.attempts and not jobs[fact.run.id]]
-    for fact in facts:
-        if fact not in unseen:
-            about = {"state": "cancelled", "reason": "cancelled with hpckit cancel"}
-            fact.run.ledger().write("finished", **about)
-    if unseen:
-        # They may run on, where this machine cannot see them: nobody may say that they ended.
-        what = (
-            f"{len(unseen)} of its runs have jobs that are" if run.is_sweep else "no job of it is"
-        )
-        what += " not seen from here" if run.is_sweep else " seen from here"
-        raise NotFound(
-            f"{run.id}: the wish is written down, but {what}",
-            f"if it still runs, cancel it where it was submitted, on {run.host}",
         )
     return "cancelled"
+
+
+def _cancel_jobs_of(run: Run, facts: list[Facts], wish: str) -> dict[str, list[JobStatus]]:
+    """Cancel what the scheduler has of a run or sweep; the jobs that it had, by run."""
+    scheduler = choose(run.scheduler)
+    cache = QueueCache(scheduler)
+    try:
+        jobs = assign(facts, answer_for(scheduler))
+        alive = {job.job_id for of_run in jobs.values() for job in of_run if job.phase in ALIVE}
+        whole = {job_id.partition("_")[0] for job_id in alive}
+        if alive:
+            scheduler.cancel(sorted(whole if run.point is None else alive))
+    except SchedulerSilent as error:
+        raise SchedulerSilent(
+            f"{run.id}: {wish}, but {error.message}",
+            f"say it again when Slurm answers: hpckit cancel {run.id}",
+        ) from error
+    finally:
+        cache.forget()
+    return jobs
 
 
 def has_jobs(run_id: str) -> bool:
@@ -94,8 +98,7 @@ def cancel_jobs(run_id: str) -> str:
 
 
 def _arrays(scheduler: Scheduler, run_id: str) -> list[str]:
-    alive = (Phase.PENDING, Phase.RUNNING)
-    return sorted({j.array_id for j in scheduler.queue() if j.name == run_id and j.phase in alive})
+    return sorted({j.array_id for j in scheduler.queue() if j.name == run_id and j.phase in ALIVE})
 
 
 def _interrupt(facts: Facts) -> str:

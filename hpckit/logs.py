@@ -53,7 +53,16 @@ def failed_log(attempt: dict[str, Any]) -> Path | None:
 
 def tail(path: Path, lines: int) -> list[str]:
     """The last lines of a file; of a line without an end, such as a progress bar, its end."""
-    text = _end_of(path, lines)[1].decode("utf-8", errors="replace")
+    return _lines(_end_of(path, lines)[1])
+
+
+def whole(path: Path) -> list[str]:
+    """Every line of a file."""
+    return _lines(path.read_bytes())
+
+
+def _lines(data: bytes) -> list[str]:
+    text = data.decode("utf-8", errors="replace")
     return text.removesuffix("\n").split("\n") if text else []
 
 

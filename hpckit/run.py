@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 IDENTITY = "run.json"
 # In a chain's folder: a line for each link that has begun since a worker last came up.
 STARTS = "starts"
+# In a foreground attempt's folder: the process that it started.
+PROGRAM = "program.json"
 NEEDED = {"run", "name", "created", "scheduler"}
 # No vowels and nothing that is mistaken for another sign: an id is read aloud and typed.
 ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
@@ -132,6 +134,11 @@ class Attempt:
         """How it ended: what the next attempt found out, else its own word, else nothing."""
         after = self.dir.with_name(f"{self.number + 1:03d}") / "previous.json"
         found = read_json(after) or read_json(self.dir / "ended.json")
+        return found if isinstance(found, dict) else None
+
+    def program(self) -> dict[str, Any] | None:
+        """The process that a foreground run started, as it wrote it down."""
+        found = read_json(self.dir / PROGRAM)
         return found if isinstance(found, dict) else None
 
     def last_sign(self) -> float | None:

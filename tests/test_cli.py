@@ -233,3 +233,29 @@ def test_what_cannot_be_printed_is_submitted_all_the_same(job):
     with open("/dev/full", "w") as full:
         done = subprocess.run([*command[:3], "--help"], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
+
+
+def test_what_is_damaged_is_told_so(cli, job):
+    spec = job()
+    cli("submit", spec, "--follow", "--cluster", "local", cwd=spec.parent)
+    folder = next(spec.parent.glob("runs/tiny/*"))
+    (folder / "spec.json").write_text("{")
+    done = cli("show", cwd=spec.parent, code=5)
+    assert f"{folder}/spec.json cannot be read" in done.stderr
+    (folder / "run.json").write_text("")
+    done = cli("show", f"tiny/{folder.name}", cwd=spec.parent, code=5)
+    assert f"{folder}/run.json cannot be read" in done.stderr
+    assert "damaged" in done.stderr
+
+
+def test_parameters_move_nobody_s_cursor(cli, job):
+    spec = job("true", r'params: {"a\e[31m": "v\e[2J\nline", d: {x: 1}}')
+    cli("submit", spec, "--follow", "--cluster", "local", cwd=spec.parent)
+    shown = cli("show", cwd=spec.parent).stdout
+    assert "\x1b" not in shown
+    assert 'params  a=v line  d={"x": 1}' in shown
+
+
+def test_a_folder_that_begins_with_a_dash_can_be_entered_as_told(cli, tmp_path):
+    done = cli("init", "--", "-x")
+    assert "cd ./-x && hpckit submit" in done.stderr

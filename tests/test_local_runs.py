@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 
 def submit(cli, spec, *args, code=0, **more):
     done = cli(
@@ -256,54 +254,14 @@ def test_a_read_only_root_is_one_sentence_and_exit_code_1(cli, job):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_leaves_nothing_behind(cli, job, tmp_path):
+def test_a_full_disk_leaves_nothing_behind(cli, job, small_disk):
     spec = job()
     (spec.parent / "filler").write_bytes(os.urandom(600_000))
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", small], check=True)
-    try:
-        done = cli("submit", spec, "--cluster", "local", "--root", small, cwd=spec.parent, code=1)
-        assert "No space left on device" in done.stderr
-        assert not [path for path in small.rglob("*") if path.is_file()]
-        assert cli("ls", "--root", small).stdout == ""
-    finally:
-        subprocess.run(["umount", small], check=True)
-
-
-def test_run_in_the_foreground_keeps_stdin_and_returns_the_outcome(job):
-    spec = job('"read word; echo got $word; exit 3"')
-    done = subprocess.run(
-        [sys.executable, "-m", "hpckit", "run", str(spec)],
-        cwd=spec.parent,
-        input="hello\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == "got hello\n"
-    assert done.returncode == 4
-    log = next(spec.parent.rglob("rank-0.log"))
-    assert log.read_text() == "got hello\n"
-
-
-def test_a_debugger_has_a_terminal_in_a_foreground_run(job):
-    import pexpect
-
-    spec = job("python debug.py")
-    (spec.parent / "debug.py").write_text("import sys\nx = 42\nbreakpoint()\nprint('after')\n")
-    child = pexpect.spawn(
-        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
-    )
-    child.expect_exact("(Pdb)")
-    child.sendline("p x + 1")
-    child.expect_exact("43")
-    child.sendline("c")
-    child.expect_exact("after")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    small = small_disk("512k")
+    done = cli("submit", spec, "--cluster", "local", "--root", small, cwd=spec.parent, code=1)
+    assert "No space left on device" in done.stderr
+    assert not [path for path in small.rglob("*") if path.is_file()]
+    assert cli("ls", "--root", small).stdout == ""
 
 
 def test_watch_prints_each_change_when_piped_and_returns_the_outcome(cli, job):
@@ -345,62 +303,6 @@ def test_following_a_sweep_returns_its_outcome(cli, job):
     cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent, code=4)
 
 
-def test_ctrl_c_reaches_the_program_in_the_foreground(job):
-    import pexpect
-
-    spec = job("python -u wait.py")
-    (spec.parent / "wait.py").write_text(
-        "import time\nprint('ready')\n"
-        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
-    )
-    child = pexpect.spawn(
-        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
-    )
-    child.expect_exact("ready")
-    child.sendcontrol("c")
-    child.expect_exact("interrupted")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
-
-
-def test_sigterm_to_a_foreground_run_ends_its_program(job):
-    spec = job('"touch ready; exec sleep 60"')
-    running = subprocess.Popen(
-        [sys.executable, "-m", "hpckit", "run", str(spec)],
-        cwd=spec.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    while not list(spec.parent.rglob("work/ready")):
-        time.sleep(0.05)
-    running.terminate()
-    assert running.wait(timeout=20) == 130
-
-
-def test_a_reader_that_goes_away_does_not_stop_a_foreground_run(job):
-    spec = job('"for i in $(seq 2000); do echo line $i of many; done; touch finished"')
-    piped = f"{sys.executable} -m hpckit run {spec} | head -1"
-    subprocess.run(piped, shell=True, cwd=spec.parent, timeout=30, capture_output=True)
-    assert list(spec.parent.rglob("work/finished"))
-
-
-def test_a_foreground_run_can_be_cancelled_from_another_terminal(cli, job):
-    spec = job('"touch ready; exec sleep 60"')
-    running = subprocess.Popen(
-        [sys.executable, "-m", "hpckit", "run", str(spec)],
-        cwd=spec.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    while not list(spec.parent.rglob("work/ready")):
-        time.sleep(0.05)
-    assert show(cli, "tiny", spec.parent)["state"] == "running"
-    assert "told to end" in cli("cancel", "tiny", cwd=spec.parent).stdout
-    assert running.wait(timeout=20) == 130
-    assert show(cli, "tiny", spec.parent)["state"] == "stopped"
-
-
 def test_earlier_runs_in_the_job_s_folder_are_not_copied_into_the_next(cli, job):
     spec = job("true")
     for root in ("a", "b", "a", "runs"):
@@ -410,31 +312,28 @@ def test_earlier_runs_in_the_job_s_folder_are_not_copied_into_the_next(cli, job)
     cli("submit", spec, "--cluster", "local", "--root", ".", cwd=spec.parent, code=2)
 
 
-def test_a_disk_that_is_full_for_a_while_does_not_end_a_training(cli, job, tmp_path):
+def fill_up(disk):
+    """Leave no room, but a file that gives it back."""
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_end_a_training(cli, job, small_disk):
     """The heartbeat fails, and the program that needs no disk goes on to its end."""
-    if os.getuid() != 0:
-        pytest.skip("mounting a small disk needs root")
     spec = job('"touch ready; sleep 3; rm -f ../../../filler; sleep 1"')
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", small], check=True)
-    try:
-        run = submit(cli, spec, "--root", small)[0]
-        while not Path(run["dir"], "work", "ready").exists():
-            time.sleep(0.05)
-        with open(small / "filler", "wb") as filler, contextlib.suppress(OSError):
-            while True:
-                filler.write(b"x" * 65536)
-                filler.flush()
-        end = time.monotonic() + 40
-        while time.monotonic() < end:
-            told = json.loads(cli("show", run["run"], "--json", "--root", small).stdout)
-            if told["exit_code"] is not None:
-                break
-            time.sleep(0.3)
-        assert told["state"] == "done", told
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
+    small = small_disk("4m")
+    run = submit(cli, spec, "--root", small)[0]
+    while not Path(run["dir"], "work", "ready").exists():
+        time.sleep(0.05)
+    fill_up(small)
+    end = time.monotonic() + 40
+    while time.monotonic() < end:
+        told = json.loads(cli("show", run["run"], "--json", "--root", small).stdout)
+        if told["exit_code"] is not None:
+            break
+        time.sleep(0.3)
+    assert told["state"] == "done", told
 
 
 def test_a_rank_that_saves_is_not_ended_because_another_has_ended(cli, job):
@@ -497,156 +396,23 @@ def test_a_closed_stderr_stops_no_submission(job):
     assert json.loads(done.stdout)["runs"]
 
 
-def test_a_refused_plan_leaves_no_folder_behind_in_the_foreground(cli, job, tmp_path):
-    root = tmp_path / "a%jb"
-    cli("run", job(), "--root", root, code=2)
-    assert not list((root / "tiny").iterdir())
-
-
-def test_the_end_of_a_foreground_run_is_told_even_if_it_cannot_be_written(job, monkeypatch):
-    from hpckit.ledger import Ledger
-    from hpckit.spec import load_spec
-    from hpckit.worker import foreground
-
-    write = Ledger.write
-
-    def full(self, kind, **data):
-        if kind == "finished":
-            raise OSError(28, "No space left on device")
-        write(self, kind, **data)
-
-    monkeypatch.setattr(Ledger, "write", full)
-    monkeypatch.setattr(foreground, "WORDS_S", 0.0)
-    monkeypatch.setattr("hpckit.worker.watch.time.sleep", lambda _: None)
-    monkeypatch.setattr(
-        foreground, "_watched", lambda watch: foreground.Outcome(state="done", reason="done")
-    )
-    spec = job()
-    root = spec.parent.parent / "runs"
-    code = foreground.run_here(
-        load_spec(spec), root=root, source=spec.parent, spec_text=spec.read_text()
-    )
-    assert code == 0
-
-
-def test_a_terminal_run_goes_on_when_its_log_cannot_be_written(job, tmp_path):
-    import pexpect
-
-    script = tmp_path / "full.py"
-    script.write_text(
-        "import os, time\nfrom pathlib import Path\n"
-        "from hpckit.worker.terminal import TerminalProcess\n"
-        "command = ['bash', '-c', 'seq 20000; echo end']\n"
-        "p = TerminalProcess(command, os.environ, Path('/dev/full'))\n"
-        "while not p.poll(): time.sleep(0.05)\n"
-    )
-    child = pexpect.spawn(sys.executable, [str(script)], timeout=30)
-    child.expect_exact("20000")
-    child.expect_exact("end")
-    child.expect(pexpect.EOF)
-
-
-def ctrl_c(child, times):
-    for _ in range(times):
-        child.sendcontrol("c")
-        time.sleep(0.3)
-
-
-def test_ctrl_c_in_a_foreground_run_is_130_and_no_failure(cli, job):
-    import pexpect
-
-    spec = job('"echo begun; exec sleep 60"')
-    child = pexpect.spawn(
-        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
-    )
-    child.expect_exact("begun")
-    ctrl_c(child, 1)
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 130
-    told = show(cli, "tiny", spec.parent)
-    assert (told["state"], told["reason"]) == ("cancelled", "interrupted")
-
-
-def test_a_program_that_hears_no_ctrl_c_is_ended_after_the_third(cli, job):
-    import pexpect
-
-    spec = job("""'trap "" INT; echo begun; while true; do sleep 0.1; done'""")
-    child = pexpect.spawn(
-        sys.executable, ["-m", "hpckit", "run", str(spec)], cwd=str(spec.parent), timeout=30
-    )
-    child.expect_exact("begun")
-    ctrl_c(child, 3)
-    child.expect_exact("telling the program to save and end, in 60 s at most")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 130
-
-
-def test_sigint_that_no_keyboard_sent_ends_a_foreground_run(cli, job):
-    spec = job('"touch begun; sleep 60"')
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpckit", "run", str(spec)],
-        cwd=spec.parent,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    while not list(spec.parent.rglob("work/begun")):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
-
-
-def test_what_a_killed_foreground_run_leaves_behind_is_told_and_can_be_cancelled(cli, job):
-    spec = job('"touch begun; sleep 60; echo on"')
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpckit", "run", str(spec)],
-        cwd=spec.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    )
-    while not list(spec.parent.rglob("work/begun")):
-        time.sleep(0.1)
-    process.kill()
-    process.communicate()
-    told = show(cli, "tiny", spec.parent)
-    assert told["state"] == "running"
-    assert "hpckit run was killed, its program runs on as process" in told["reason"]
-    assert "told to end" in cli("cancel", "tiny", cwd=spec.parent).stdout
-    until = time.monotonic() + 20
-    while show(cli, "tiny", spec.parent)["state"] == "running" and time.monotonic() < until:
-        time.sleep(0.2)
-    assert show(cli, "tiny", spec.parent)["reason"] == "hpckit run was killed"
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
-def test_on_a_full_disk_a_run_can_be_cancelled(cli, job, tmp_path):
+def test_on_a_full_disk_a_run_can_be_cancelled(cli, job, small_disk):
     spec = job('"sleep 60"')
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", small], check=True)
-    try:
-        run = submit(cli, spec, "--root", small)[0]
-        root = {"HPCKIT_ROOT": str(small)}
-        while not json.loads(cli("show", "--json", env=root).stdout)["attempts"]:
-            time.sleep(0.1)
-        (small / "filler").write_bytes(b"")
-        with contextlib.suppress(OSError), open(small / "filler", "wb", buffering=0) as filler:
-            while True:
-                filler.write(bytes(4096))
-        done = cli("cancel", run["run"], env=root, code=1)
-        assert "its jobs are cancelled, but it cannot be written down" in done.stderr
-        until = time.monotonic() + 20
-        while (told := json.loads(cli("show", "--json", env=root).stdout))["state"] == "running":
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        assert told["state"] == "cancelled"
-        (small / "filler").unlink()
-        assert not [path for path in small.rglob("ledger/*") if path.stat().st_size == 0]
-    finally:
-        subprocess.run(["umount", "--lazy", small], check=True)
+    small = small_disk("2m")
+    run = submit(cli, spec, "--root", small)[0]
+    root = {"HPCKIT_ROOT": str(small)}
+    while not json.loads(cli("show", "--json", env=root).stdout)["attempts"]:
+        time.sleep(0.1)
+    fill_up(small)
+    done = cli("cancel", run["run"], env=root, code=1)
+    assert "its jobs are cancelled, but it cannot be written down" in done.stderr
+    until = time.monotonic() + 20
+    while (told := json.loads(cli("show", "--json", env=root).stdout))["state"] == "running":
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert told["state"] == "cancelled"
+    (small / "filler").unlink()
+    assert not [path for path in small.rglob("ledger/*") if path.stat().st_size == 0]
 
 
 def test_the_jobs_of_a_run_whose_folder_is_gone_can_be_cancelled(cli, job):

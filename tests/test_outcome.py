@@ -154,3 +154,9 @@ def test_a_worker_that_could_write_nothing_is_believed_by_its_exit_code():
     assert after_a_silent_end(stopped).state == "stopped"
     killed = dataclasses.replace(status(Cause.FAILED), exit_code=None)
     assert after_a_silent_end(killed).state == "failed"
+
+
+def test_a_failure_that_could_not_be_written_down_is_a_failure_of_the_run():
+    failed = dataclasses.replace(status(Cause.FAILED), exit_code=4)
+    found = after_a_silent_end(failed)
+    assert (found.state, found.reason) == ("failed", "failed, by the worker's exit code alone")

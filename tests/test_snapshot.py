@@ -95,3 +95,10 @@ def test_a_nested_ignore_file_speaks_of_its_own_folder_only(source, tmp_path):
     (source / "lib" / ".gitignore").write_text("*.py\n")
     found = snapshot.look(source, exclude=tmp_path / "runs")
     assert found.files == ("lib/.gitignore", "train.py")
+
+
+def test_the_half_of_a_copy_that_was_cut_off_is_cleared_away(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / ".work.7.abc.tmp").mkdir()
+    snapshot.make_work_folder(tmp_path, tmp_path / "work")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code", "work"]

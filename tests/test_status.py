@@ -8,13 +8,16 @@ import time
 
 import pytest
 
+from hpckit.cli.show import describe_sweep
+from hpckit.cli.watch import _is_lost
 from hpckit.clock import iso
 from hpckit.files import write_json
+from hpckit.follow import LOST_S, Patience
 from hpckit.ledger import Event
-from hpckit.run import Attempt, Run, point_run
+from hpckit.run import IDENTITY, Attempt, Run, identity, open_run, point_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.scheduler.local_state import Process
-from hpckit.status.state import Answer, Facts, assign, decide, in_foreground
+from hpckit.status.state import LOST, Answer, Facts, assign, decide, facts_of, in_foreground
 from tests.test_outcome import status
 
 NOW = time.time()
@@ -211,3 +214,52 @@ def test_the_queue_s_word_stands_before_accounting_s(run):
     told = Answer(queue=(job(phase=Phase.RUNNING),), history=(old,))
     fact = facts(run, *SUBMITTED, attempts=[Attempt(number=1, dir=run.dir)])
     assert [j.phase for j in assign([fact], told)["a/b"]] == [Phase.RUNNING]
+
+
+def test_a_suspended_job_is_told_as_one(run):
+    suspended = job(phase=Phase.RUNNING, raw_state="SUSPENDED")
+    found = decided(facts(run, *SUBMITTED), suspended)
+    assert found.words == "running: suspended by an administrator"
+
+
+def test_nobody_follows_what_is_lost_for_ever(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("hpckit.follow.time.monotonic", lambda: now)
+    patience = Patience()
+    assert not patience.is_over(lost=True)
+    now += LOST_S - 1
+    assert not patience.is_over(lost=True)
+    assert not patience.is_over(lost=False)
+    now += LOST_S
+    assert not patience.is_over(lost=True)
+    now += LOST_S + 1
+    assert patience.is_over(lost=True)
+
+
+def test_only_what_is_waited_for_can_be_lost():
+    lost = {"state": "unknown", "reason": LOST}
+    assert _is_lost(lost)
+    assert _is_lost({"state": "unknown", "reason": "", "runs": [lost, {"state": "done"}]})
+    waiting = {"state": "pending", "reason": "Resources"}
+    assert not _is_lost({"state": "pending", "reason": "", "runs": [lost, waiting]})
+
+
+def test_points_that_have_ended_are_not_read_again_by_whoever_watches(tmp_path, monkeypatch):
+    about = identity(run_id="a/b", name="a", scheduler="local", params={}, points=2, varied=["x"])
+    write_json(tmp_path / IDENTITY, about)
+    points = [{"index": number, "values": {}, "params": {}} for number in (0, 1)]
+    write_json(tmp_path / "sweep.json", {"points": points})
+    sweep = open_run(tmp_path)
+    sweep.ledger("w").write("submit", chains=[1])
+    sweep.point_runs()[0].ledger("w").write("finished", state="cancelled", chain=1)
+    looked = []
+
+    def look(run, *rest):
+        looked.append(run.id)
+        return facts_of(run, *rest)
+
+    monkeypatch.setattr("hpckit.status.state.facts_of", look)
+    settled = {}
+    first = describe_sweep(sweep, settled)
+    assert describe_sweep(sweep, settled) == first
+    assert looked == ["a/b/000", "a/b/001", "a/b/001"]

@@ -290,3 +290,14 @@ def test_links_whose_worker_never_comes_up_give_up_at_the_fourth(tmp_path):
     assert "did not come up 3 times" in done.stderr
     assert "scancel --state=PENDING 7" in done.stderr
     assert "worker up" not in done.stdout
+
+
+def test_on_a_full_disk_no_chain_is_burnt(tmp_path):
+    def prepare(home):
+        folder = home / "chains" / "001"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "starts").symlink_to("/dev/full")
+
+    done = give_up(tmp_path, 5, prepare)
+    assert "hpckit: the run directory cannot be written\npaused" in done.stderr
+    assert "worker up" not in done.stdout

@@ -56,13 +56,12 @@ def logs(
         from hpckit.status.index import CacheOf
 
         sys.exit(follow_run(run, CacheOf()(run.scheduler), rank=rank, last_lines=lines))
-    from hpckit.logs import tail
+    from hpckit.logs import tail, whole
 
     number, path = _log(run, attempt, None if worker else rank)
     if as_json:
         about = {"run": run.id, "attempt": number, "rank": rank, "path": str(path)}
-        text = path.read_text(encoding="utf-8", errors="replace")
-        print_json({**about, "lines": tail(path, lines) if lines else text.splitlines()})
+        print_json({**about, "lines": tail(path, lines) if lines else whole(path)})
         return
     if lines is not None:
         print("\n".join(tail(path, lines)))

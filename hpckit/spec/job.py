@@ -20,6 +20,7 @@ from hpckit.spec import rules as spec_rules
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.parts import (
     KINDS,
+    MOST_ATTEMPTS,
     Checkpoint,
     Environment,
     Hooks,
@@ -36,8 +37,6 @@ from hpckit.spec.sbatch_options import SlurmOptions
 from hpckit.spec.sweep import Sweep
 
 T = TypeVar("T")
-# The most attempts that a spec may ask for.
-UNLIMITED = 1000
 
 
 class Included(Kind):
@@ -153,13 +152,13 @@ def load_limits(path: str | Path) -> Limits:
     problems: list[Problem] = []
     node = yamlio.read(Path(path))
     if yamlio.is_null(node):
-        return Limits(attempts=UNLIMITED)
+        return Limits(attempts=MOST_ATTEMPTS)
     site = _sure(model.build(_Site, node, problems), problems, str(path))
     above = yamlio.find(node, "limits")
     given = above.pairs.get("attempts") if isinstance(above, yamlio.Mapping) else None
     if given is not None and not yamlio.is_null(given):
         return site.limits
-    return dataclasses.replace(site.limits, attempts=UNLIMITED)
+    return dataclasses.replace(site.limits, attempts=MOST_ATTEMPTS)
 
 
 @dataclass(frozen=True, kw_only=True)

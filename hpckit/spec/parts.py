@@ -29,6 +29,8 @@ from hpckit.model.kinds import (
     described,
 )
 
+# The longest chain that a spec may ask for.
+MOST_ATTEMPTS = 1000
 NUMERIC = ("non_finite", "bad_batch", "explosion", "drift", "clip_saturation", "loss_lost")
 RULES = ("clip_saturation", "learning_rate_stuck")
 INFRASTRUCTURE = (
@@ -304,7 +306,7 @@ class Remedy:
 class Limits:
     """What a run may spend in all; never refilled."""
 
-    attempts: Annotated[int, Whole(min=1, max=1000)] = setting(
+    attempts: Annotated[int, Whole(min=1, max=MOST_ATTEMPTS)] = setting(
         default=12, help="How many attempts."
     )
     gpu_hours: Above0 | None = setting(default=None, help="GPU hours over all attempts.")

@@ -72,19 +72,19 @@ MANAGED: dict[str, str] = {
     "wait": "use hpckit submit --follow",
     "wrap": "use program",
 }
-# What else sbatch 22 to 25 knows; plugins of a site add their own, so that none is refused for
-# not being here: only what is nearly one of these is taken for a slip.
+# What else sbatch 22.05 knows, some of what later versions and the pyxis plugin add. A site may
+# have plugins of its own: only what is nearly one of these is taken for a slip.
 _ALSO = """
     acctg-freq batch bb bbf begin cluster-constraint comment consolidate-segments constraint
     container-entrypoint container-env container-image container-mount-home container-mounts
     container-name container-remap-root container-save container-workdir container-writable
     contiguous core-spec cores-per-socket cpu-freq deadline delay-boot distribution exclude
     exclusive external-launcher extra extra-node-info gpu-bind gpu-freq gres gres-flags hint
-    ignore-pbs job-name licenses mail-type mail-user mcs-label mem-bind mincpus network nice
-    nodefile nodelist ntasks-per-gpu oom-kill-step overcommit oversubscribe power prefer priority
-    profile propagate qos reboot requeue reservation resv-ports segment sockets-per-node
-    spread-job stepmgr switches thread-spec threads-per-core tmp tres-bind tres-per-job
-    tres-per-node tres-per-socket tres-per-task use-min-nodes wait-all-nodes wckey x11
+    ignore-pbs licenses mail-type mail-user mcs-label mem-bind mincpus network nice
+    nodefile nodelist oom-kill-step overcommit oversubscribe power prefer priority
+    profile propagate qos reboot reservation resv-ports segment sockets-per-node
+    spread-job stepmgr switches thread-spec threads-per-core time-min tmp tres-bind tres-per-job
+    tres-per-node tres-per-socket tres-per-task use-min-nodes wait-all-nodes wckey
 """
 KNOWN = frozenset(_ALSO.split())
 # These ask for GPUs only in some of their values.

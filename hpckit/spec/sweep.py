@@ -214,7 +214,7 @@ class _Look:
         complain(self.problems, node, path, message)
 
 
-def slip(path: str, params: Mapping[str, Any]) -> str:
+def _slip(path: str, params: Mapping[str, Any]) -> str:
     """What to say of a new parameter that is nearly one that is there: most often it is meant."""
     *above, last = path.split(".")
     inner: Any = params
@@ -232,7 +232,7 @@ def _check_paths(
     for part, axes in (("grid", sweep.grid or {}), ("zip", sweep.zip or {})):
         for path in axes:
             message = _path_complaint(path, params) or _clash(path, seen)
-            message = message or ("" if path in used else slip(path, params))
+            message = message or ("" if path in used else _slip(path, params))
             if message:
                 look.complain(f"sweep.{part}.{path}", message, part, path)
             seen.add(path)

@@ -157,8 +157,8 @@ def left_behind(facts: Facts) -> Process | None:
     """The program of a foreground run, if it is alive on this machine."""
     from hpckit.scheduler.local_state import Process
 
-    about = read_json(facts.attempts[-1].dir / "program.json")
-    process = Process(**about) if isinstance(about, dict) else None
+    about = facts.attempts[-1].program()
+    process = Process(**about) if about is not None else None
     return process if process is not None and process.is_alive else None
 
 

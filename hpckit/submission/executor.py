@@ -73,7 +73,8 @@ class ArrayExecutor(SlurmExecutor):
         ]
         if self.stops_chain:
             lines.append(
-                f'echo "$SLURM_ARRAY_TASK_ID" >> {STARTS}; '
+                f'echo "$SLURM_ARRAY_TASK_ID" >> {STARTS} '
+                "|| bad_node 'the run directory cannot be written'; "
                 f'[ "$(wc -l < {STARTS})" -le {MOST_STARTS} ] || '
                 f"give_up 'the worker did not come up {MOST_STARTS} times: see the logs before'"
             )

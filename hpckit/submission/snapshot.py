@@ -186,3 +186,6 @@ def make_work_folder(home: Path, work: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         if not work.exists():
             raise
+    # An attempt that was killed while it copied has left its half.
+    for half in work.parent.glob(f".{work.name}.*.tmp"):
+        shutil.rmtree(half, ignore_errors=True)

@@ -21,7 +21,7 @@ from hpckit.clock import iso, now_iso
 from hpckit.errors import SchedulerSilent
 from hpckit.files import read_json, write_json
 from hpckit.ledger import final, last
-from hpckit.run import STARTS, Attempt, Run, open_run, point_name
+from hpckit.run import STARTS, Attempt, Run, chain_folder, open_run, point_name
 from hpckit.scheduler.base import Phase
 from hpckit.worker.outcome import NOT_STARTED, TERMINATED, Outcome, after_a_silent_end
 from hpckit.worker.watch import Signals, Watch, end_attempt, insist
@@ -34,16 +34,13 @@ if TYPE_CHECKING:
 SETTLE_S = 120.0
 
 
-def run_links(chain_folder: str) -> None:
+def run_links(folder: str) -> None:
     """What every task of the array runs; submitit unpickles it with the chain's path."""
     signals = Signals()
     signals.install()
-    chain = read_json(Path(chain_folder) / "chain.json")
+    chain = read_json(Path(folder) / "chain.json")
     if chain is None:
-        raise SystemExit(f"hpckit: {chain_folder} holds no chain: was the run deleted?")
-    with contextlib.suppress(OSError):
-        # We came up: what the links before us could not is forgiven.
-        (Path(chain_folder) / STARTS).unlink(missing_ok=True)
+        raise SystemExit(f"hpckit: {folder} holds no chain: was the run deleted?")
     task = int(os.environ["SLURM_ARRAY_TASK_ID"])
     home = open_run(Path(chain["home"]))
     if home is None:
@@ -158,6 +155,9 @@ class Link:
     def _attempt(self, previous: Settled | None) -> int:
         started = now_iso()
         attempt = self._claim(started)
+        with contextlib.suppress(OSError):
+            # We came up: what the links before us could not is forgiven.
+            (chain_folder(self.run.home, self.chain["number"]) / STARTS).unlink(missing_ok=True)
         if previous is not None:
             # In our own folder: what the attempt before us still writes is not read any more.
             found = {"ended": previous.ended, "reason": previous.outcome.reason}

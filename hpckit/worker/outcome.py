@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # What a link exits with when the next one shall go on.
 GO_ON = 75
 EXIT_CODES = {"done": 0, "stopped": 3, "failed": 4, "cancelled": 4}
+BY_EXIT_CODE: Mapping[int | None, str] = {0: "done", 3: "stopped", 4: "failed"}
 TERMINATED = "terminated"
 NOT_STARTED = "the launch could not start"
 
@@ -97,10 +98,10 @@ def after_a_silent_end(status: JobStatus | None) -> Outcome:
         # It asked for the next link: the ranks alone had been told to end.
         return Outcome(state=None, reason=TERMINATED)
     # A worker that could not write its end down, on a full disk say, still ends with its code.
-    if cause is Cause.COMPLETED:
-        return Outcome(state="done", reason="done, by its exit code alone")
-    if cause is Cause.FAILED and status is not None and status.exit_code == EXIT_CODES["stopped"]:
-        return Outcome(state="stopped", reason="stopped, by its exit code alone")
+    code = 0 if cause is Cause.COMPLETED else status.exit_code if status is not None else None
+    if cause in (Cause.COMPLETED, Cause.FAILED) and code in BY_EXIT_CODE:
+        state = BY_EXIT_CODE[code]
+        return Outcome(state=state, reason=f"{state}, by the worker's exit code alone")
     if cause is Cause.FAILED:
         return Outcome(
             state="failed", reason="the worker itself died: hpckit logs --worker tells more"

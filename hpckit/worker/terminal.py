@@ -119,8 +119,8 @@ class TerminalProcess:
                     watched = [self._master]
                 elif ready == ours:
                     _written(self._master, data)
-                    pressed = pressed + 1 if data == CTRL_C else 0
-                    if pressed == ENOUGH:
+                    pressed = pressed + len(data) if set(data) == set(CTRL_C) else 0
+                    if pressed >= ENOUGH:
                         # It does not listen to its keyboard: then a person means us.
                         os.kill(os.getpid(), signal.SIGTERM)
                 else:
@@ -160,7 +160,7 @@ class Piped:
         with open(log, "ab", buffering=0) as kept:
             places = [kept.fileno(), sys.stdout.fileno()]
             while data := os.read(self._process.stdout.fileno(), 65536):
-                # The same for a reader that went away: drain on.
+                # A reader that went away, or a full disk, must not stop the program: drain on.
                 places = [place for place in places if _written(place, data)]
 
 

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpckit.clock import now_iso, seconds_of
 from hpckit.files import read_json, write_atomic, write_json
 from hpckit.limits import hours_used, unit_name, units
-from hpckit.run import Attempt, Run
+from hpckit.run import PROGRAM, Attempt, Run
 from hpckit.submission.plan import lead_s
 from hpckit.submission.snapshot import make_work_folder
 from hpckit.worker import launch as launching
@@ -32,7 +32,6 @@ HEARTBEAT_S = 30.0
 POLL_S = 0.1
 GRACE_S = 60.0
 LATE_WORDS_S = 3.0
-PROGRAM = "program.json"
 INSIST_S = 120.0
 # With less than a few pages of room a filesystem is full.
 ROOM = 64 * 1024
@@ -230,12 +229,12 @@ def _full(folder: Path) -> str:
 
 def end_attempt(attempt: Attempt, outcome: Outcome, for_s: float = INSIST_S) -> None:
     """The attempt's own last word."""
-    about: dict[str, Any] = {
+    about = {
         "ended": now_iso(),
         "reason": outcome.reason,
         "exit_code": outcome.exit_code,
+        "program": outcome.program,
     }
-    about["program"] = outcome.program
     insist(lambda: write_json(attempt.dir / "ended.json", about), for_s)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hpckit.files import write_json
+from hpckit.spec.sbatch_options import refusal
 
 
 def call(*args, cwd, code=0, **env):
@@ -347,3 +349,10 @@ def test_the_doctor_says_what_a_spec_asks_in_vain(slurm, job):
         "resources.time is longer than the partition's 2-00:00:00",
         "resources.nodes: the partition has 2",
     ]
+
+
+def test_no_option_of_this_slurm_is_taken_for_a_slip(slurm):
+    told = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"--([a-z][a-z0-9-]+)", told))
+    assert len(options) > 80
+    assert [option for option in options if "did you mean" in refusal(option)] == []

@@ -25,7 +25,7 @@ bad_node() { [ "$SLURM_ARRAY_TASK_ID" != 1 ] || give_up "$1"; echo "hpckit: $1" 
 [ -x /opt/python/bin/python3 ] || bad_node "this node has no "/opt/python/bin/python3
 cd /scratch/runs/agent/0720-p7d/chains/001 || bad_node 'the run directory is gone'
 ln -sf job.pkl "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl" || bad_node 'the run directory cannot be written'
-echo "$SLURM_ARRAY_TASK_ID" >> starts; [ "$(wc -l < starts)" -le 3 ] || give_up 'the worker did not come up 3 times: see the logs before'
+echo "$SLURM_ARRAY_TASK_ID" >> starts || bad_node 'the run directory cannot be written'; [ "$(wc -l < starts)" -le 3 ] || give_up 'the worker did not come up 3 times: see the logs before'
 
 # command
 export SUBMITIT_EXECUTOR=slurm
