@@ -264,6 +264,7 @@ def give_up(tmp_path, task, prepare=lambda home: None):
         env={"PATH": f"{tools}:/usr/bin:/bin", **variables},
         capture_output=True,
         text=True,
+        timeout=20,
     )
 
 
