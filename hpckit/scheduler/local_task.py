@@ -146,7 +146,8 @@ class Keeper:
             write(self.folder / "tasks" / f"{self.task}.json", self.record)
         except OSError:
             traceback.print_exc()
-            return False
+            # Where the job's folder was deleted, nobody will ever ask.
+            return not self.folder.exists()
         return True
 
     def _open(self, pattern: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -593,3 +594,11 @@ def test_jobs_of_another_version_are_told(bench: Bench, is_over: bool) -> None:
     assert bench.local.queue() == []
     about["number"] = int(job_id)
     state.write(path, known)
+
+
+def test_nothing_waits_for_a_folder_that_was_deleted(bench: Bench) -> None:
+    job_id = bench.submit("sleep 1")
+    until(lambda: bench.job(job_id).started is not None)
+    keeper = state.read_tasks(bench.local.root / job_id)[0]["process"][0]
+    shutil.rmtree(bench.local.root / job_id)
+    until(lambda: not is_alive(keeper))
