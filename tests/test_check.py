@@ -89,6 +89,17 @@ def test_the_schema_can_be_printed_without_a_spec(check) -> None:  # type: ignor
     assert json.loads(done.stdout)["properties"]["program"]
 
 
+def test_a_rule_of_ones_own_that_is_not_there_is_a_warning(check) -> None:  # type: ignore[no-untyped-def]
+    text = VALID + "monitor: {rules: {rules.py:Own: on}}\n"
+    done = check(text)
+    warning = f"monitor.rules.rules.py:Own: there is no rules.py in {Path.cwd()}"
+    assert (done.returncode, done.stderr) == (0, f"warning: {warning}\n")
+    Path("rules.py").write_text("class Owned: ...\n")
+    done = check(text)
+    assert done.returncode == 2
+    assert "rules.py defines no Own; did you mean 'Owned'?" in done.stdout
+
+
 def test_help_does_not_import_yaml(check) -> None:  # type: ignore[no-untyped-def]
     code = (
         "import sys, hpckit.cli.check as c\n"

@@ -55,8 +55,18 @@ FULL: dict[str, Any] = {
     },
     "checkpoint": {"every": "10m", "keep": 3, "before_end": "5m", "files": ["g_{step}"]},
     "monitor": {
-        "optimizers": {"generator": {"clip": 10}},
-        "rules": {"clip_saturation": "on", "learning_rate_stuck": False},
+        "optimizers": {
+            "generator": {"clip": 10},
+            "discriminator": {
+                "clip": {"percentile": 10, "of": 500, "groups": {"0": 1, "head": {"value": 2}}}
+            },
+        },
+        "rules": {
+            "clip_saturation": "on",
+            "learning_rate_stuck": False,
+            "loss_flat": {"steps": 300, "within": 0.1},
+            "rules.py:LossTooHigh": {"above": 8},
+        },
         "log": {"patterns": ["(?P<loss>.*)"]},
     },
     "heal": {
@@ -87,7 +97,8 @@ JUNK: list[Any] = [
 NAMES = [
     "name", "time", "tim", "arr", "array", "job_name", "gres", "mail-user", "RANK", "SLURM_X", "A1",
     "1A", "a b", "", "clip", "params.lr", "resources.time", "resources.", "hang", "drift", "..",
-    "a.b", "Upper", "x\n", "include", "seeds", "grid", "zip", "image", "log",
+    "a.b", "Upper", "x\n", "include", "seeds", "grid", "zip", "image", "log", "steps", "norm",
+    "a.py:B", "gpu_idle", "groups",
 ]  # fmt: skip
 
 
@@ -165,7 +176,7 @@ def test_schema_and_model_accept_the_same_documents() -> None:
         if not beyond:
             assert valid == (not problems), (number, document, problems)
     assert min(counts["accepted"], counts["refused"]) > 800
-    assert counts["beyond"] > 20
+    assert counts["beyond"] > 10
 
 
 def test_whatever_is_mutated_ends_in_a_spec_or_in_problems_never_in_a_crash() -> None:

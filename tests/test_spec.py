@@ -13,13 +13,17 @@ import pytest
 from hpckit.errors import NotFound, SpecError, UsageError
 from hpckit.spec import (
     Change,
+    Clip,
+    GroupClip,
     JobSpec,
+    Log,
     load_limits,
     load_spec,
     placeholders,
     spec_from_json,
 )
 from hpckit.spec import sources as spec_sources
+from hpckit.spec.monitoring import LOGS
 from hpckit.spec.sweep import points
 
 DESIGN = r"""
@@ -207,6 +211,52 @@ def test_a_name_is_a_safe_file_name(refused: Refused, name: str) -> None:
         ("checkpoint: {keep: 0}", "checkpoint.keep: must be at least 1"),
         ("monitor: {rules: {clip_saturation: 3}}", "must be true or false, not 3"),
         ("monitor: {rules: {clip_saturated: on}}", "unknown; did you mean 'clip_saturation'?"),
+        ("monitor: {rules: {lossflat: on}}", "rules.lossflat: unknown; did you mean 'loss_flat'?"),
+        ("monitor: {rules: {loss_flat: 3}}", "rules.loss_flat: must be true or false, not 3"),
+        (
+            "monitor: {rules: {loss_flat: {step: 3}}}",
+            "rules.loss_flat.step: unknown setting; did you mean 'steps'?",
+        ),
+        (
+            "monitor: {rules: {loss_flat: {steps: 1.5}}}",
+            "rules.loss_flat.steps: must be a whole number, not 1.5",
+        ),
+        (
+            "monitor: {rules: {data_time_share: {above: half}}}",
+            "rules.data_time_share.above: must be a number, not half",
+        ),
+        ("monitor: {rules: {clip_saturation: {a: 1}}}", "must be true or false, not a mapping"),
+        ("monitor: {rules: {rules.py: on}}", "rules.rules.py: must be a file and a class"),
+        ("monitor: {rules: {r.py:Own: {above: high}}}", "r.py:Own.above: must be a number"),
+        ("monitor: {rules: [loss_flat]}", "monitor.rules: must be a mapping, not a list"),
+        ("heal: {loss_flatt: {do: tell}}", "unknown; did you mean 'loss_flat'?"),
+        ("monitor: {optimizers: {g: {clip: 0}}}", "optimizers.g.clip.norm: must be more than 0"),
+        ("monitor: {optimizers: {g: {clip: {}}}}", "g.clip: needs norm, value or percentile"),
+        (
+            "monitor: {optimizers: {g: {clip: {norm: 1, value: 2}}}}",
+            "g.clip: clips by norm and by value: give one of them",
+        ),
+        (
+            "monitor: {optimizers: {g: {clip: {percentile: 101}}}}",
+            "g.clip.percentile: must be above 0 and at most 100, not 101",
+        ),
+        (
+            "monitor: {optimizers: {g: {clip: {norm: 1, at_most: 2}}}}",
+            "g.clip: has of and at_most only with a percentile",
+        ),
+        (
+            "monitor: {optimizers: {g: {clip: {norms: 1}}}}",
+            "g.clip.norms: unknown key; did you mean 'norm'?",
+        ),
+        (
+            "monitor: {optimizers: {g: {clip: {groups: {0: {}}}}}}",
+            "g.clip.groups.0: needs norm, value or percentile",
+        ),
+        (
+            "monitor: {optimizers: {g: {clip: {groups: {0: null}}}}}",
+            "g.clip.groups.0: must be a norm or a mapping, not nothing",
+        ),
+        ("monitor: {log: lightening}", "megatron, not lightening; did you mean 'lightning'?"),
         ("monitor: {log: {}}", "monitor.log: needs either patterns or the name"),
         (
             "monitor: {log: {patterns: ['(']}}",
@@ -229,6 +279,87 @@ def test_a_wrong_value_is_told_with_what_would_be_right(
     found = refused(f"{line}\n{SMALL}")
     assert any(told in each for each in found), found
     assert all(each.startswith("job.yaml:1:") for each in found)
+
+
+def test_a_health_rule_is_on_or_off_or_has_settings(load: Load) -> None:
+    text = (
+        "monitor: {rules: {loss_flat: off, same_batch: yes, gpu_idle: {above: .8, looks: 5},"
+        " 'rules.py:LossTooHigh': {above: 8}, own.py:Quiet: on}}\n"
+    )
+    spec = load(SMALL + text)
+    assert spec.monitor.rules == {
+        "loss_flat": False,
+        "same_batch": True,
+        "gpu_idle": {"above": 0.8, "looks": 5},
+        "rules.py:LossTooHigh": {"above": 8},
+        "own.py:Quiet": True,
+    }
+    assert spec_from_json(json.dumps(spec.to_json())) == spec
+
+
+def test_a_rule_and_its_settings_can_be_set_from_the_command_line(load: Load) -> None:
+    found = load(
+        SMALL,
+        "monitor.rules.gpu_idle.above=0.8",
+        "monitor.rules.lib/rules.py:LossTooHigh.above=8",
+        "monitor.rules.rules.py:Quiet=on",
+    )
+    assert found.monitor.rules == {
+        "gpu_idle": {"above": 0.8},
+        "lib/rules.py:LossTooHigh": {"above": 8},
+        "rules.py:Quiet": True,
+    }
+
+
+def test_a_rule_that_its_file_does_not_define_is_an_error(load: Load, refused: Refused) -> None:
+    files = {"rules.py": "class LossTooHigh: ...\n"}
+    text = SMALL + "monitor:\n  rules:\n    rules.py:LossTooHi: {above: 8}\n"
+    (found,) = refused(text, files=files)
+    assert found == (
+        "job.yaml:5:5: monitor.rules.rules.py:LossTooHi: rules.py defines no LossTooHi; "
+        "did you mean 'LossTooHigh'?"
+    )
+    assert load(text.replace("LossTooHi", "LossTooHigh"), files=files).monitor.rules
+    (found,) = refused(text, files={"rules.py": "class LossTooHi(:\n"})
+    assert "rules.py is not valid Python" in found
+    assert load(text.replace("{above: 8}", "off"), files=files).monitor.rules
+
+
+def test_a_rule_whose_file_is_absent_is_missing_and_no_error(load: Load, tmp_path: Path) -> None:
+    spec = load(SMALL + "monitor: {rules: {none.py:LossTooHigh: on, off.py:Quiet: off}}\n")
+    assert spec.missing(tmp_path) == [
+        ("monitor.rules.none.py:LossTooHigh", f"there is no none.py in {tmp_path}")
+    ]
+
+
+def test_a_clip_is_a_norm_a_value_a_percentile_or_one_for_each_group(load: Load) -> None:
+    def clip(text: str) -> Clip | None:
+        spec = load(f"{SMALL}monitor: {{optimizers: {{g: {{clip: {text}}}}}}}\n")
+        assert spec_from_json(json.dumps(spec.to_json())) == spec
+        return spec.monitor.optimizers["g"].clip
+
+    assert clip("1.0") == clip("{norm: 1.0}") == Clip(norm=1.0)
+    assert clip("{value: 0.5}") == Clip(value=0.5)
+    assert clip("{percentile: 10, at_most: 5}") == Clip(percentile=10, of=1000, at_most=5)
+    assert clip("null") is None
+    assert clip("{norm: 1, groups: {0: 2, head: {percentile: 9, of: 50}}}") == Clip(
+        norm=1, groups={"0": GroupClip(norm=2), "head": GroupClip(percentile=9, of=50)}
+    )
+    assert clip("{groups: {head: {value: 2}}}") == Clip(groups={"head": GroupClip(value=2)})
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_log_is_read_by_a_ready_set_or_by_patterns(load: Load, name: str) -> None:
+    assert load(f"{SMALL}monitor: {{log: {name}}}\n").monitor.log == Log(name=name)
+    patterns = load(SMALL + "monitor: {log: {patterns: ['l (?P<loss>.*)']}}\n").monitor.log
+    assert patterns == Log(patterns=("l (?P<loss>.*)",))
+
+
+def test_a_health_rule_may_be_healed_or_only_told(load: Load) -> None:
+    spec = load(
+        SMALL + "heal: {steps_without_data: {do: relaunch, limit: 1}, gpu_idle: {do: tell}}"
+    )
+    assert list(spec.heal) == ["steps_without_data", "gpu_idle"]
 
 
 def test_slurm_cannot_tell_of_an_end_a_day_ahead(refused: Refused) -> None:

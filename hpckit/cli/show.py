@@ -9,6 +9,9 @@ import click
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
 from hpckit.run import Run
 
+# Incidents that a person is shown; --json has all.
+MOST_INCIDENTS = 12
+
 
 @click.command()
 @run_argument()
@@ -57,6 +60,8 @@ def run_text(told: dict[str, Any]) -> str:
     from hpckit.paint import paint
 
     head = [paint(told["run"], "bold"), paint(told["state"].upper(), told["state"])]
+    if told["step"] is not None:
+        head.append(f"step {told['step']}")
     if told["attempts"]:
         last = told["attempts"][-1]
         head.append(f"attempt {last['number']}, job {last['job_id']}, {last['node']}")
@@ -66,6 +71,8 @@ def run_text(told: dict[str, Any]) -> str:
     lines += ["", *_facts(told)]
     if told["attempts"]:
         lines += ["", _attempts(told)]
+    if told["incidents"]:
+        lines += ["", *_incidents(told["incidents"])]
     last_words = _last_words(told)
     if last_words:
         lines += ["", *last_words]
@@ -116,6 +123,21 @@ def _attempts(told: dict[str, Any]) -> str:
     ]
     head = ("#", "job", "node", "started", "ended", told["gpu_hours"]["unit"], "because")
     return table(head, rows, right=(0, 5))
+
+
+def _incidents(found: list[dict[str, Any]]) -> list[str]:
+    """What went wrong, a line each; of many, the first that says how it began and the last ones."""
+    from hpckit.paint import harmless
+
+    lines = []
+    for each in found:
+        where = f"incident  step {each['step']}, attempt {each['attempt']}: {each['kind']}: "
+        worst = f"; worst parameter {each['parameter']}" if each["parameter"] else ""
+        lines.append(harmless(f"{where}{each['said'] or ''}{worst}"))
+    if len(lines) <= MOST_INCIDENTS:
+        return lines
+    left_out = len(lines) - MOST_INCIDENTS
+    return [lines[0], f"          ... {left_out} more", *lines[1 - MOST_INCIDENTS :]]
 
 
 def _last_words(told: dict[str, Any]) -> list[str]:

@@ -4,8 +4,10 @@ from hpckit.spec.job import JobSpec, load_limits, load_spec, spec_from_json
 from hpckit.spec.parts import (
     Change,
     Checkpoint,
+    Clip,
     Container,
     Environment,
+    GroupClip,
     Hooks,
     Limits,
     Log,
@@ -22,8 +24,10 @@ from hpckit.spec.sweep import Sweep
 __all__ = [
     "Change",
     "Checkpoint",
+    "Clip",
     "Container",
     "Environment",
+    "GroupClip",
     "Hooks",
     "JobSpec",
     "Limits",

@@ -16,6 +16,7 @@ from hpckit.errors import Problem, SpecError
 from hpckit.model import fields as model
 from hpckit.model.fields import Section, setting
 from hpckit.model.kinds import BAD, Choice, Either, Kind, ListOf, MapOf, Schema, Text, complain
+from hpckit.spec import named
 from hpckit.spec import rules as spec_rules
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.parts import (
@@ -101,7 +102,7 @@ class JobSpec:
 
     def missing(self, folder: Path) -> list[tuple[str, str]]:
         """What it names beside itself and is not in a folder: where it is named, and what."""
-        return list(spec_rules.missing(self.program, self.environment, folder))
+        return list(named.missing(self.program, self.environment, self.monitor, folder))
 
     def not_yet_in_force(self) -> list[str]:
         """The sections that were checked but that this version does not act on."""
@@ -134,7 +135,7 @@ def load_spec(
             node = spec_sources.fill_variables(node, environ, problems)
         spec = _built(node, problems)
         if spec is not None and node is not None:
-            spec_rules.trainer_is_right(spec.program, path.parent, node, problems)
+            named.names_are_right(spec.program, spec.monitor, path.parent, node, problems)
     return _sure(spec, problems, str(path))
 
 

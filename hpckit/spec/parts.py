@@ -14,7 +14,6 @@ from hpckit.model.kinds import (
     Anything,
     Choice,
     Duration,
-    Either,
     Kind,
     MapOf,
     Number,
@@ -22,17 +21,23 @@ from hpckit.model.kinds import (
     Schema,
     Size,
     Text,
-    Truth,
     Whole,
     anchored,
     complain,
     described,
 )
+from hpckit.spec.health import OWN, RULES
+
+# Sections are looked for here, whichever file they stand in.
+from hpckit.spec.monitoring import Clip as Clip
+from hpckit.spec.monitoring import GroupClip as GroupClip
+from hpckit.spec.monitoring import Log as Log
+from hpckit.spec.monitoring import Monitor as Monitor
+from hpckit.spec.monitoring import Optimizer as Optimizer
 
 # The longest chain that a spec may ask for.
 MOST_ATTEMPTS = 1000
 NUMERIC = ("non_finite", "bad_batch", "explosion", "drift", "clip_saturation", "loss_lost")
-RULES = ("clip_saturation", "learning_rate_stuck")
 INFRASTRUCTURE = (
     "hang", "crash", "out_of_memory", "node_failure", "time_limit", "preemption"
 )  # fmt: skip
@@ -106,7 +111,7 @@ class Program:
         Annotated[
             str,
             Text(
-                pattern=r"[^:\x00-\x1f\x7f-][^:\x00-\x1f\x7f]*\.py:[A-Za-z_][A-Za-z0-9_]*",
+                pattern=OWN,
                 expected="a file and a class, such as train.py:MyTrainer",
             ),
         ]
@@ -188,36 +193,6 @@ class Checkpoint:
     )
     resume: Literal["newest", "argument"] | None = setting(
         default=None, help="How the program finds its checkpoint: by itself, or by {checkpoint}."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """What is known about one optimizer, by the name given to register."""
-
-    clip: Above0 | None = setting(default=None, help="The gradient norm to clip to.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Log:
-    """How readings are found in what the program prints."""
-
-    name: Line | None = setting(default=None, help="A ready set of patterns.")
-    patterns: tuple[str, ...] = setting(
-        default=(), help="Regular expressions with groups such as (?P<loss>...)."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Monitor:
-    """What is watched."""
-
-    optimizers: dict[str, Optimizer] = setting(default_factory=dict, help="Optimizers by name.")
-    rules: Annotated[dict[str, bool], MapOf(item=Truth(), key=Choice(RULES))] = setting(
-        default_factory=dict, help="Health rules to turn on or off."
-    )
-    log: Annotated[Log, Either(Text(one_line=True), Section(Log), "name")] | None = setting(
-        default=None, help="Readings from the program's log."
     )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpckit import units, yamlio
@@ -17,7 +14,8 @@ from hpckit.spec import sweep as sweeps
 from hpckit.spec.parts import (
     INFRASTRUCTURE,
     Change,
-    Environment,
+    GroupClip,
+    Optimizer,
     Program,
     Remedy,
     Resources,
@@ -94,57 +92,6 @@ def _program(draft: Draft) -> None:
         )
 
 
-def missing(program: Program, environment: Environment, folder: Path) -> Iterator[tuple[str, str]]:
-    """What a spec names beside itself and is not there: where it is named, and what."""
-    named = {
-        "program.trainer": (program.trainer or "").partition(":")[0],
-        "environment.venv": environment.venv,
-    }
-    container = environment.container
-    if container is not None and "://" not in container.image:
-        named["environment.container.image"] = container.image
-    for path, file in named.items():
-        if file and not (folder / os.path.expanduser(file)).exists():
-            yield path, f"there is no {file} in {folder}"
-
-
-def trainer_is_right(
-    program: Program, folder: Path, root: yamlio.Node, problems: list[Problem]
-) -> None:
-    """Whether the file defines what is to run: better now than after a night in the queue."""
-    file, _, name = (program.trainer or "").partition(":")
-    if not file:
-        return
-    node = yamlio.find(root, "program", "trainer")
-    try:
-        tree = ast.parse((folder / file).read_bytes(), filename=file)
-    except OSError:
-        # Whether it must be there already, who submits knows.
-        return
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        complain(problems, node, "program.trainer", f"{file} is not valid Python: {error}")
-    else:
-        names = _top_names(tree)
-        if names is not None and name not in names:
-            what = f"{file} defines no {name}{did_you_mean(name, sorted(names))}"
-            complain(problems, node, "program.trainer", what)
-
-
-def _top_names(tree: ast.Module) -> set[str] | None:
-    """The names that a file gives at its top; None where it cannot be told without running it."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            if any(alias.name == "*" for alias in node.names):
-                return None
-            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
-
-
 def _resources(draft: Draft) -> None:
     if draft.given("resources", "cpus_per_gpu") and draft.given("resources", "cpus_per_node"):
         draft.complain("excludes cpus_per_gpu: give one of them", "resources", "cpus_per_node")
@@ -173,6 +120,34 @@ def _checkpoint(draft: Draft) -> None:
 
 
 def _monitor(draft: Draft) -> None:
+    for name, optimizer in draft.parts["monitor"].optimizers.items():
+        _clip(draft, name, optimizer)
+    _log(draft)
+
+
+def _clip(draft: Draft, name: str, optimizer: Optimizer) -> None:
+    clip, steps = optimizer.clip, ("monitor", "optimizers", name, "clip")
+    if clip is None or any(each.path.startswith(".".join(steps)) for each in draft.problems):
+        return
+    if message := _clip_complaint(clip, may_be_none=bool(clip.groups)):
+        draft.complain(message, *steps)
+    for group, part in clip.groups.items():
+        if message := _clip_complaint(part, may_be_none=False):
+            draft.complain(message, *steps, "groups", group)
+
+
+def _clip_complaint(clip: GroupClip, *, may_be_none: bool) -> str:
+    given = [each for each in ("norm", "value", "percentile") if getattr(clip, each) is not None]
+    if len(given) > 1:
+        return f"clips by {' and by '.join(given)}: give one of them"
+    if not given and not may_be_none:
+        return "needs norm, value or percentile"
+    if clip.percentile is None and (clip.at_most is not None or clip.of != GroupClip.of):
+        return "has of and at_most only with a percentile"
+    return ""
+
+
+def _log(draft: Draft) -> None:
     log = draft.parts["monitor"].log
     if log is None:
         return

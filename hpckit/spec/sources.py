@@ -18,6 +18,8 @@ PROFILES = Path(__file__).parent.parent / "slurm_files" / "profiles"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # Names below these are dotted themselves, so the rest of a path is one name.
 _DOTTED = (("sweep", "grid"), ("sweep", "zip"), ("heal", "*", "change"))
+# A rule of the user's own, in a file, and perhaps a setting of it.
+_OWN_RULE = re.compile(r"monitor\.rules\.([^:]+\.py:[A-Za-z0-9_]+)(?:\.(.+))?")
 # The shell fills in variables here, on the node where the program runs.
 _SHELL = (("program",), ("environment", "setup"), ("hooks",))
 
@@ -201,6 +203,8 @@ def _slip(root: yamlio.Mapping, steps: list[str]) -> str:
 
 
 def _steps(path: str) -> list[str]:
+    if own := _OWN_RULE.fullmatch(path):
+        return ["monitor", "rules", *(each for each in own.groups() if each is not None)]
     steps = path.split(".")
     for prefix in _DOTTED:
         start = steps[: len(prefix)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
+from hpckit.ledger import Event
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
 from hpckit.run import Attempt, Run
 from hpckit.status.state import Facts, State, states_of
@@ -35,8 +37,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "created": run.created,
         "scheduler": run.scheduler,
         "params": run.params,
-        # No step is known before a program's readings are.
-        "step": None,
+        "step": _step(facts.attempts),
         "exit_code": state.exit_code,
         "gpu_hours": {
             "used": round(used, 3),
@@ -48,7 +49,40 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "ends_by": state.ends_by,
         "attempts_left": _attempts_left(facts, state, spec.limits.attempts),
         "attempts": [_attempt(attempt, state, facts, hour_units) for attempt in facts.attempts],
-        "incidents": [],
+        "incidents": [_incident(event) for event in facts.events if event.kind == "incident"],
+    }
+
+
+def _step(attempts: list[Attempt]) -> int | None:
+    """The newest step that a reading was written of; None where there are no readings."""
+    for attempt in reversed(attempts):
+        readings = attempt.dir / "readings"
+        if not readings.is_dir():
+            continue
+        from hpckit.monitor.readings.reader import last_step
+
+        for folder in sorted(readings.iterdir(), reverse=True):
+            with contextlib.suppress(OSError):
+                if (step := last_step(folder)) is not None:
+                    return step
+    return None
+
+
+def _incident(event: Event) -> dict[str, Any]:
+    """What was found wrong, and what was done about it: so far nothing but to tell."""
+    about = event.data.get("incident")
+    found = about if isinstance(about, dict) else {}
+    return {
+        "kind": found.get("kind"),
+        "step": found.get("step"),
+        "attempt": event.data.get("attempt"),
+        "value": found.get("value"),
+        "parameter": found.get("parameter"),
+        "said": found.get("said"),
+        "plan": None,
+        "changes": {},
+        "applied": False,
+        "resumed_step": None,
     }
 
 

@@ -21,6 +21,7 @@ from hpckit.run import PROGRAM, Attempt, Run
 from hpckit.submission.plan import lead_s
 from hpckit.submission.snapshot import make_work_folder
 from hpckit.worker import launch as launching
+from hpckit.worker.log_watch import watched_log
 from hpckit.worker.outcome import TERMINATED, Outcome, judge
 from hpckit.worker.processes import LocalProcesses, SlurmStep
 from hpckit.worker.rank_script import Layout, Places, render
@@ -83,10 +84,12 @@ class Watch:
             what = error.strerror or error
             return Outcome(state="failed", reason=f"cannot write {where}: {what}")
         launch = self._start(logs)
-        told = self._wait(launch)
+        ranks = self.layout.world_size
+        with watched_log(self.run, self.spec, self.attempt, logs, ranks=ranks):
+            told = self._wait(launch)
         return judge(
             self._exits(logs),
-            ranks=self.layout.world_size,
+            ranks=ranks,
             told=told,
             started=(logs / "step").exists(),
             srun_log=_said(logs / "srun.log") or _full(logs),

@@ -1,0 +1,54 @@
+"""A detected problem: what, when, how bad, since when, and who is to blame."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Answer = Literal["tell", "skip", "act"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incident:
+    """One problem, in numbers and in a sentence."""
+
+    kind: str
+    step: int
+    # `tell`: a person should know. `skip`: this update was worth nothing. `act`: go back.
+    answer: Answer
+    # The whole of it for a person, without the step and the parameter.
+    said: str
+    optimizer: str | None = None
+    value: float | None = None
+    usual: float | None = None
+    # The first step that shows it: what was saved before it is not damaged by it.
+    onset: int | None = None
+    parameter: str | None = None
+    # The parameter's part of the squared norm.
+    share: float | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it asks for more than to be told."""
+        return self.answer == "act"
+
+    def __str__(self) -> str:
+        parts = [self.said]
+        if self.parameter is not None:
+            share = "" if self.share is None else f" ({self.share:.0%} of it)"
+            parts.append(f"worst parameter {self.parameter}{share}")
+        if self.onset is not None and self.onset < self.step:
+            parts.append(f"growing since step {self.onset}")
+        return f"step {self.step}: " + "; ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "acts": self.acts}
+
+
+def number(value: float | None) -> str:
+    """Two digits and no more, as a person says a number: 620, 6.6, 4.1e6."""
+    if value is None:
+        return "unknown"
+    text = f"{float(f'{value:.2g}'):g}"
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")

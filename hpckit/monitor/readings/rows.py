@@ -1,0 +1,119 @@
+"""A reading as a line of JSON, and back.
+
+    {"step":12,"time":1763712000.123,"train/loss":2.31,"grad/norm/main":6.9,"lr/main":0.0002}
+    {"incident":{"kind":"explosion","step":12,...}}
+
+JSON has no NaN and no infinity: they are the strings "nan", "inf" and "-inf", and nothing else in
+the line of a reading is a string. Numbers have 7 significant digits. The parameters' own norms,
+where a reading has them, are under "parameters", by optimizer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hpckit.monitor.incident import Incident
+from hpckit.monitor.reading import Reading
+
+PARAMETERS = "parameters"
+RESERVED = ("step", "time", PARAMETERS, "incident")
+INCIDENT = b'{"incident":'
+STEP = re.compile(rb'\{"step":(\d+)[,}]')
+
+
+def encode(item: Reading | Incident) -> bytes:
+    """The line of a reading or an incident, with its end."""
+    text = _incident(item) if isinstance(item, Incident) else _reading(item)
+    return f"{text}\n".encode()
+
+
+def _reading(reading: Reading) -> str:
+    parts = [f'"step":{int(reading.step)}']
+    if reading.time is not None:
+        parts.append(f'"time":{reading.time:.3f}')
+    parts += [_pair(name, value) for name, value in reading.values.items()]
+    if reading.parameters:
+        inner = ",".join(f"{_key(o)}:{_flat(norms)}" for o, norms in reading.parameters.items())
+        parts.append(f'"{PARAMETERS}":{{{inner}}}')
+    return "{" + ",".join(parts) + "}"
+
+
+def _flat(values: Mapping[str, float]) -> str:
+    return "{" + ",".join(_number_of(name, value) for name, value in values.items()) + "}"
+
+
+def _pair(name: str, value: float) -> str:
+    return _number_of(f"train/{name}" if name in RESERVED else name, value)
+
+
+def _number_of(name: str, value: float) -> str:
+    # False for infinities and NaN.
+    if value - value == 0:
+        return f"{_key(name)}:{value:.7g}"
+    return f'{_key(name)}:"{value:.7g}"'
+
+
+@functools.lru_cache(maxsize=100_000)
+def _key(name: str) -> str:
+    return json.dumps(name)
+
+
+def _incident(incident: Incident) -> str:
+    fields = {
+        name: _word(value) if isinstance(value, float) else value
+        for name, value in incident.to_json().items()
+    }
+    return json.dumps({"incident": fields}, separators=(",", ":"))
+
+
+def _word(value: float) -> float | str:
+    return value if value - value == 0 else str(value)
+
+
+def whole_lines(data: bytes) -> list[bytes]:
+    """The lines that are there to their end; the last one's rest may be still to come."""
+    return data.split(b"\n")[:-1]
+
+
+def step_of(line: bytes) -> int | None:
+    """The step of a reading's line; None of an incident, or of what is no line of ours."""
+    found = STEP.match(line)
+    return int(found[1]) if found else None
+
+
+def decode(line: bytes) -> Reading | None:
+    """The reading of a line, None where it is none or is damaged."""
+    try:
+        row = json.loads(line)
+        parameters = row.pop(PARAMETERS, {})
+        return Reading(
+            step=row.pop("step"),
+            time=row.pop("time", None),
+            values=_floats(row),
+            parameters={name: _floats(norms) for name, norms in parameters.items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _floats(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items()}
+
+
+def decode_incident(line: bytes) -> Incident | None:
+    """The incident of a line, None where it is none or is damaged."""
+    if not line.startswith(INCIDENT):
+        return None
+    try:
+        fields = json.loads(line)["incident"]
+        del fields["acts"]
+        for name in ("value", "usual", "share"):
+            if isinstance(fields[name], str):
+                fields[name] = float(fields[name])
+        return Incident(**fields)
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,54 @@
+"""Steps that evaluate the loss themselves, several times, as LBFGS does."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Evaluations:
+    """A closure that is measured at each call; the first call was made before the step."""
+
+    def __init__(self, closure: Callable[[], Any], norm: Callable[[], float]) -> None:
+        self._closure, self._norm = closure, norm
+        self.loss = closure()
+        self.worst = norm()
+        self._fresh = True
+
+    def __call__(self) -> Any:
+        if self._fresh:
+            # The optimizer begins where we have just been.
+            self._fresh = False
+            return self.loss
+        value = self._closure()
+        now = self._norm()
+        self.worst = now if math.isnan(now) else max(self.worst, now)
+        return value
+
+
+def step_or_put_back(
+    optimizer: Optimizer, parameters: Sequence[Tensor], evaluations: Evaluations
+) -> bool:
+    """Step; should an evaluation or a weight be non-finite, put all back. Whether it held."""
+    weights = [each.detach().clone() for each in parameters]
+    keys = list(optimizer.state)
+    state = [copy.deepcopy(optimizer.state[key]) for key in keys]
+    optimizer.step(evaluations)
+    if math.isfinite(evaluations.worst) and _all_finite(parameters):
+        return True
+    with torch.no_grad():
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
+    optimizer.state.clear()
+    optimizer.state.update(zip(keys, state, strict=True))
+    return False
+
+
+def _all_finite(parameters: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(each).all()) for each in parameters)

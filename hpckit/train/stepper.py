@@ -1,0 +1,310 @@
+"""One training loop's steps: each optimizer measured, clipped, gated and stepped in one call.
+
+    stepper = Stepper(model=model, optimizers=optimizer, clip=1.0)
+    for batch in loader:
+        optimizer.zero_grad()
+        loss = compute_loss(model, batch)
+        loss.backward()
+        stepper.step(loss=loss)
+        for incident in stepper.end():
+            print(incident)
+
+A *step* is one pass of the loop's body, however many optimizers it moves; `end` closes it.
+Readings of step t are used after step t + lag - 1, by every rank and by every resumed run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hpckit.monitor import reading as names
+from hpckit.monitor.incident import Incident
+from hpckit.monitor.lookout import Lookout
+from hpckit.monitor.reading import Reading
+from hpckit.train.buffers import Buffers
+from hpckit.train.clip import Clip
+from hpckit.train.lag import Flight, Lag, Pending, Ring
+from hpckit.train.parameters import names_of
+from hpckit.train.shared import mean_over_ranks
+from hpckit.train.watched import Measured, Watched
+
+if TYPE_CHECKING:
+    from hpckit.monitor.readings.sink import Sink
+
+# On a GPU the host runs ahead by a few steps; on a CPU every number is there at once.
+LAG_ON_GPU = 4
+# How many steps' parameter norms are kept for an incident that is noticed late.
+DETAILS = 8
+
+Models = nn.Module | Mapping[str, nn.Module] | Iterable[nn.Module]
+Optimizers = Optimizer | Mapping[str, Optimizer]
+Clips = Clip | float | None | Mapping[str, Clip | float]
+
+
+class Keys:
+    """The names of an optimizer's numbers in a reading."""
+
+    def __init__(self, name: str, *, alone: bool) -> None:
+        self.norm = f"{names.NORM}/{name}"
+        self.clip = f"{names.CLIP}/{name}"
+        self.gated = f"{names.GATED}/{name}"
+        self.rate = f"{names.RATE}/{name}"
+        self.scale = f"{names.SCALE}/{name}"
+        self.update = f"{names.UPDATE}/{name}"
+        self.loss = names.LOSS if alone else f"{names.LOSS}/{name}"
+        # What the ratio is made of; these two stay out of the reading.
+        self.moved, self.weight = f"moved/{name}", f"weight/{name}"
+
+
+class Stepper:
+    """Owns the step of every optimizer of a training, and its float16 scaler's update."""
+
+    def __init__(
+        self,
+        *,
+        model: Models,
+        optimizers: Optimizers,
+        clip: Clips = None,
+        lag: int | None = None,
+        lookout: Lookout | None = None,
+        sinks: Iterable[Sink] = (),
+        detail_every: int = 100,
+        step: int = 0,
+    ) -> None:
+        """`detail_every`: how often each parameter's norm is written; an incident always has it."""
+        models = _models(model)
+        self.buffers = Buffers(models)
+        self.watched = _watch(optimizers, models, clip, self.buffers)
+        on_gpu = any(each.is_cuda for one in self.watched.values() for each in one.parameters.all)
+        self.lag = Lag(lag if lag is not None else LAG_ON_GPU if on_gpu else 1)
+        self.lookout = lookout if lookout is not None else Lookout()
+        self.sinks = list(sinks)
+        self.detail_every = detail_every
+        self.step_number = step
+        # Details of parameters that were not here in time.
+        self.dropped = 0
+        self._heads = Ring(self.lag.steps + 1)
+        self._vectors = {name: Ring(self.lag.steps + DETAILS) for name in self.watched}
+        self._late: deque[Pending] = deque(maxlen=DETAILS)
+        self._scalers: list[Any] = []
+        alone = len(self.watched) == 1
+        self._keys = {name: Keys(name, alone=alone) for name in self.watched}
+        self._began = time.perf_counter()
+        self._new_pass()
+
+    def _new_pass(self) -> None:
+        self._values: dict[str, float | Tensor] = {}
+        self._losses: dict[str, float | Tensor] = {}
+        self._details: dict[str, tuple[list[str], Flight]] = {}
+        self._updates: dict[str, float] = {}
+
+    def step(
+        self,
+        optimizer: Optimizer | str | None = None,
+        *,
+        loss: float | Tensor | None = None,
+        scaler: Any = None,
+        closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Measure, clip, gate and step an optimizer; the only one where there is one."""
+        name, watched = self._find(optimizer)
+        limit = self.lookout.limit(name)
+        if closure is not None:
+            measured, value = watched.step_with(closure, limit=limit)
+            loss = value if loss is None else loss
+        else:
+            measured = watched.step(limit=limit, scaler=scaler)
+        if loss is not None:
+            self._losses[self._keys[name].loss] = (
+                loss.detach() if isinstance(loss, Tensor) else float(loss)
+            )
+        if measured.scale is not None and scaler not in self._scalers:
+            self._scalers.append(scaler)
+        self._note(name, watched, measured)
+
+    def _find(self, optimizer: Optimizer | str | None) -> tuple[str, Watched]:
+        for name, watched in self.watched.items():
+            if optimizer is watched.optimizer or optimizer == name:
+                return name, watched
+        if optimizer is None and len(self.watched) == 1:
+            return next(iter(self.watched.items()))
+        known = ", ".join(self.watched)
+        what = "which optimizer?" if optimizer is None else "this optimizer is not registered"
+        raise ValueError(f"{what} Known are: {known}")
+
+    def _note(self, name: str, watched: Watched, measured: Measured) -> None:
+        values, keys = self._values, self._keys[name]
+        values[keys.norm] = measured.norm
+        values[keys.clip] = measured.factor
+        values[keys.gated] = measured.gated
+        rate = watched.optimizer.param_groups[0]["lr"]
+        # A rate that lives on the GPU would have to be waited for.
+        if not isinstance(rate, Tensor) or not rate.is_cuda:
+            values[keys.rate] = float(rate)
+        if measured.scale is not None:
+            values[keys.scale] = measured.scale
+        if measured.sample is not None:
+            values[keys.moved], values[keys.weight], self._updates[name] = measured.sample
+        if len(measured.each):
+            listed = watched.parameters.names_of(measured.gradients)
+            self._details[name] = (listed, self._vectors[name].send(measured.each))
+
+    def log(self, **values: float | Tensor) -> None:
+        """Add numbers to this step's reading: `log(mel=loss_mel)` is train/mel."""
+        for name, value in values.items():
+            key = name if "/" in name else f"train/{name}"
+            self._values[key] = value.detach() if isinstance(value, Tensor) else float(value)
+
+    def end(self) -> list[Incident]:
+        """Close this step; what is wrong, by the readings that are due."""
+        for scaler in self._scalers:
+            # Once a pass, after every optimizer: the others still need the scale they were given.
+            scaler.update()
+        self._scalers.clear()
+        now = time.perf_counter()
+        self._values["time/step"] = now - self._began
+        self._began = now
+        pending = self._send()
+        self.step_number += 1
+        self._new_pass()
+        return self._use(self.lag.push(pending))
+
+    def _send(self) -> Pending:
+        """This step's numbers, on their way."""
+        self._values.update(mean_over_ranks(self._losses))
+        known, there = {}, {}
+        for name, value in self._values.items():
+            if not isinstance(value, Tensor):
+                known[name] = value
+            elif value.is_cuda:
+                there[name] = value.reshape(()).to(torch.float64)
+            else:
+                known[name] = float(value)
+        flight = self._heads.send(torch.stack(list(there.values()))) if there else None
+        return Pending(
+            step=self.step_number,
+            known=known,
+            names=tuple(there),
+            flight=flight,
+            details=self._details,
+            stands_for=self._updates,
+            time=time.time(),
+        )
+
+    def _use(self, due: Iterable[Pending]) -> list[Incident]:
+        found = []
+        for pending in due:
+            self._late.append(pending)
+            found += self._judge(pending)
+        return found
+
+    def _judge(self, pending: Pending) -> list[Incident]:
+        values = pending.values()
+        for name, watched in self.watched.items():
+            self._note_update(name, values, pending)
+            keys = self._keys[name]
+            if values.get(keys.gated) == 0.0:
+                watched.clip.accept(values[keys.norm])
+        reading = Reading(step=pending.step, values=values, time=pending.time)
+        incidents = self.lookout.observe(reading, self._detail)
+        if self.sinks:
+            self._write(reading, pending, incidents)
+        return incidents
+
+    def _note_update(self, name: str, values: dict[str, float], pending: Pending) -> None:
+        updates = self.watched[name].updates
+        stands_for = pending.stands_for.get(name)
+        if stands_for is not None:
+            keys = self._keys[name]
+            updates.add(values.pop(keys.moved), values.pop(keys.weight), stands_for)
+        if updates.ratio is not None:
+            values[self._keys[name].update] = updates.ratio
+
+    def _write(self, reading: Reading, pending: Pending, incidents: list[Incident]) -> None:
+        if incidents or pending.step % self.detail_every == 0:
+            details = {name: self._landed(pending, name) for name in pending.details}
+            reading = Reading(
+                step=reading.step,
+                values=reading.values,
+                time=reading.time,
+                parameters={name: norms for name, norms in details.items() if norms},
+            )
+        for sink in self.sinks:
+            sink.write(reading)
+            for incident in incidents:
+                sink.incident(incident)
+
+    def _detail(self, optimizer: str) -> Iterator[Mapping[str, float]]:
+        """An optimizer's parameter norms, newest first; what is not here yet is dropped."""
+        for pending in reversed(self._late):
+            norms = self._landed(pending, optimizer)
+            if norms:
+                yield norms
+
+    def _landed(self, pending: Pending, optimizer: str) -> Mapping[str, float]:
+        listed, flight = pending.details.get(optimizer, ((), None))
+        if flight is None:
+            return {}
+        if not flight.is_here():
+            self.dropped += 1
+            return {}
+        return dict(zip(listed, flight.land(), strict=True))
+
+    def finish(self) -> list[Incident]:
+        """The training is over: use what is still in flight, and write it."""
+        found = self._use(self.lag.drain())
+        for sink in self.sinks:
+            sink.flush()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes: readings in flight are waited for."""
+        return {
+            "step": self.step_number,
+            "pending": self.lag.state_dict(),
+            "lookout": self.lookout.state_dict(),
+            "clips": {name: each.clip.state_dict() for name, each in self.watched.items()},
+            "updates": {name: each.updates.state_dict() for name, each in self.watched.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step_number = state["step"]
+        self.lag.load_state_dict(state["pending"])
+        self.lookout.load_state_dict(state["lookout"])
+        for name, each in self.watched.items():
+            if name in state["clips"]:
+                each.clip.load_state_dict(state["clips"][name])
+                each.updates.load_state_dict(state["updates"][name])
+        self._late.clear()
+        self._new_pass()
+
+
+def _models(given: Models) -> list[nn.Module]:
+    if isinstance(given, nn.Module):
+        return [given]
+    return list(given.values() if isinstance(given, Mapping) else given)
+
+
+def _watch(
+    given: Optimizers, models: list[nn.Module], clip: Clips, buffers: Buffers
+) -> dict[str, Watched]:
+    optimizers = dict(given) if isinstance(given, Mapping) else {names.MAIN: given}
+    if isinstance(clip, Mapping):
+        unknown = set(clip) - set(optimizers)
+        if unknown:
+            wrong, right = ", ".join(sorted(unknown)), ", ".join(optimizers)
+            raise ValueError(f"clip: no optimizer {wrong}; known are {right}")
+    known = names_of(models)
+    found = {}
+    for name, optimizer in optimizers.items():
+        own = clip.get(name) if isinstance(clip, Mapping) else clip
+        settings = own if isinstance(own, Clip) else Clip(own)
+        found[name] = Watched(name, optimizer, known, buffers, settings)
+    return found

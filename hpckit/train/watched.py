@@ -1,0 +1,193 @@
+"""One optimizer's step: measured, clipped, gated and applied in one call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hpckit.monitor.gradients import Norms, measure, scaled
+from hpckit.train.buffers import Buffers
+from hpckit.train.clip import Clip
+from hpckit.train.clipping import EPSILON, clip_in_place
+from hpckit.train.closure import Evaluations, step_or_put_back
+from hpckit.train.fuse import can_fuse, fuse, is_fused
+from hpckit.train.parameters import Gradients, Parameters
+from hpckit.train.updates import Sample, Updates
+
+# The largest total that is applied while there is no usual yet: above every norm, below infinity.
+MOST = 1e300
+# More numbers than this are not in a CPU's cache from one pass to the next.
+LARGE = 4_000_000
+
+
+class Measured(NamedTuple):
+    """What one call found: numbers, or tensors that hold them."""
+
+    norm: float | Tensor
+    factor: float | Tensor
+    gated: float | Tensor
+    each: Tensor
+    gradients: Gradients
+    sample: Sample | None = None
+    scale: float | Tensor | None = None
+
+
+class Watched:
+    """An optimizer whose every step is looked at before it happens."""
+
+    def __init__(
+        self, name: str, optimizer: Optimizer, known: dict[int, str], buffers: Buffers, clip: Clip
+    ) -> None:
+        self.name = name
+        self.optimizer = optimizer
+        self.buffers = buffers
+        self.clip = clip
+        self.updates = Updates()
+        self.parameters = Parameters(optimizer=optimizer, known=known)
+        groups = self.parameters.group_names()
+        unknown = ", ".join(sorted(set(clip.groups) - set(groups)))
+        if unknown:
+            there = ", ".join(groups)
+            raise ValueError(
+                f"clip: optimizer {name} has no parameter group {unknown}; it has {there}"
+            )
+        self.was_fused = can_fuse(optimizer)
+        if self.was_fused:
+            fuse(optimizer)
+        every = self.parameters.all
+        on_gpu = bool(every) and all(each.is_cuda for each in every)
+        self.gates_on_device = on_gpu and is_fused(optimizer)
+
+    def step(self, *, limit: float, scaler: Any = None) -> Measured:
+        """Measure, clip, gate and step; nothing that is above `limit` is applied."""
+        scale = None
+        if scaler is not None and scaler.is_enabled():
+            scale = _unscale(scaler, self.optimizer)
+        gradients = self.parameters.gradients()
+        limit = min(limit, MOST)
+        if self.gates_on_device and self.parameters.are_born(gradients):
+            found = self._on_device(gradients, limit)
+        else:
+            found = self._on_host(gradients, limit)
+        return found if scale is None else found._replace(scale=scale)
+
+    # The host decides: free on a CPU, one wait on a GPU.
+
+    def _on_host(self, gradients: Gradients, limit: float) -> Measured:
+        norms = measure(gradients.values, plain=gradients.plain)
+        total = float(norms.total)
+        if not math.isfinite(total):
+            # Squares of finite elements may overflow float32.
+            norms = measure(gradients.values, wide=True)
+            total = float(norms.total)
+        if not total <= limit:
+            self._hold_back()
+            return Measured(total, 1.0, 1.0, norms.each, gradients)
+        sample = self.updates.before(self.parameters.of(gradients))
+        factor = self._apply(gradients, norms, total)
+        self.buffers.commit()
+        self.parameters.note_born(gradients)
+        return Measured(total, factor, 0.0, norms.each, gradients, sample and sample.taken())
+
+    def _hold_back(self) -> None:
+        self.buffers.restore()
+        # A schedule that steps next must not think that its optimizer was forgotten.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+
+    def _apply(self, gradients: Gradients, norms: Norms, total: float) -> float | Tensor:
+        explicit = clip_in_place(self.clip, self.parameters, gradients, norms)
+        if explicit is not None:
+            self.optimizer.step()
+            return explicit
+        most = self.clip.limit()
+        factor = 1.0 if most is None else most / (total + EPSILON)
+        if factor >= 1.0:
+            self.optimizer.step()
+            return 1.0
+        device = norms.total.device
+        if self._in_kernel(gradients):
+            told = {
+                "found_inf": torch.zeros((), device=device),
+                "grad_scale": torch.tensor(1 / factor, device=device),
+            }
+            _step_told(self.optimizer, told)
+        else:
+            by = torch.tensor(factor, device=device)
+            scaled(gradients.values, by, plain=gradients.plain)
+            self.optimizer.step()
+        return factor
+
+    def _in_kernel(self, gradients: Gradients) -> bool:
+        """Whether the optimizer's own kernel is the cheapest place to multiply gradients.
+
+        It spares a pass over memory and costs arithmetic: what fits into a CPU's cache is faster
+        multiplied apart (measured: 20 tensors of 5,000 by 34 us, 100 of 100,000 slower by 660).
+        """
+        return self.parameters.numbers > LARGE and gradients.plain and is_fused(self.optimizer)
+
+    # The device decides: nobody waits.
+
+    def _on_device(self, gradients: Gradients, limit: float) -> Measured:
+        norms = measure(gradients.values, plain=gradients.plain, wide=True)
+        total = norms.total
+        # One comparison: NaN is not at most anything.
+        bad = (~(total <= limit)).to(torch.float32)
+        told = {"found_inf": bad}
+        factor = clip_in_place(self.clip, self.parameters, gradients, norms)
+        most = self.clip.limit()
+        if factor is None and most is not None:
+            factor = (most / (total + EPSILON)).clamp(max=1.0)
+            told["grad_scale"] = factor.reciprocal().to(torch.float32)
+        sample = self.updates.before(self.parameters.of(gradients))
+        _step_told(self.optimizer, told)
+        self.buffers.settle(bad)
+        applied = 1.0 if factor is None else factor
+        return Measured(total, applied, bad, norms.each, gradients, sample and sample.taken())
+
+    # An optimizer that evaluates the loss itself.
+
+    def step_with(self, closure: Callable[[], Any], *, limit: float) -> tuple[Measured, Any]:
+        """Measure in each evaluation; should one be bad, put everything back as it was."""
+        evaluations = Evaluations(closure, self._norm)
+        gradients = self.parameters.gradients()
+        each = measure(gradients.values).each
+        applied = evaluations.worst <= min(limit, MOST) and step_or_put_back(
+            self.optimizer, self.parameters.all, evaluations
+        )
+        if applied:
+            self.buffers.commit()
+        else:
+            self._hold_back()
+        found = Measured(evaluations.worst, 1.0, float(not applied), each, gradients)
+        return found, evaluations.loss
+
+    def _norm(self) -> float:
+        return float(measure(self.parameters.gradients().values).total)
+
+
+def _step_told(optimizer: Optimizer, told: dict[str, Tensor]) -> None:
+    """Step with attributes that a fused kernel reads, for the length of that step."""
+    vars(optimizer).update(told)
+    try:
+        optimizer.step()
+    finally:
+        for name in told:
+            vars(optimizer).pop(name, None)
+
+
+def _unscale(scaler: Any, optimizer: Optimizer) -> float | Tensor:
+    """Bring gradients back to their true size, unless the user has done so; the scale they had."""
+    from torch.amp.grad_scaler import OptState
+
+    if scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
+        scaler.unscale_(optimizer)
+    scale = scaler._scale
+    if scale is None:
+        return float(scaler.get_scale())
+    # update() changes it in place.
+    return scale.detach().clone() if scale.is_cuda else float(scale)

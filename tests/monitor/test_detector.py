@@ -1,0 +1,342 @@
+"""The detector tells one bad batch from an explosion, and a healthy run from both."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+
+import pytest
+
+from hpckit.monitor import Detector, Incident
+from hpckit.monitor.baseline import Baseline
+
+Step = tuple[float | None, float | None]
+
+
+def healthy(steps: int, *, seed: int = 0, level: float = 6.6, noise: float = 0.15) -> list[Step]:
+    rng = random.Random(seed)
+    return [(level * math.exp(rng.gauss(0, noise)), 2.0 + rng.gauss(0, 0.05)) for _ in range(steps)]
+
+
+def live(
+    steps: Iterable[Step], detector: Detector | None = None, *, start: int = 0, **known: float
+) -> list[Incident]:
+    """What a detector says of norms and losses."""
+    detector = detector or Detector()
+    found = []
+    for step, (norm, loss) in enumerate(steps, start):
+        incident = detector.observe(step=step, norm=norm, loss=loss, **known)
+        if incident is not None:
+            found.append(incident)
+    return found
+
+
+def kinds(incidents: list[Incident]) -> list[tuple[str, str]]:
+    return [(each.kind, each.answer) for each in incidents]
+
+
+def test_a_healthy_run_is_left_in_peace() -> None:
+    assert live(healthy(5000)) == []
+
+
+def test_a_single_outlier_is_skipped_and_nothing_more() -> None:
+    steps = healthy(600)
+    steps[400] = (6.6 * 40, 2.1)
+    [incident] = live(steps)
+    assert (incident.kind, incident.answer, incident.step) == ("bad_batch", "skip", 400)
+    assert not incident.acts
+    assert incident.usual == pytest.approx(6.6, rel=0.1)
+
+
+def test_outliers_that_keep_coming_and_do_no_harm_are_let_through() -> None:
+    steps = healthy(4000)
+    for at in range(200, 4000, 100):
+        steps[at] = (6.6 * 15, 2.0)
+    assert len(live(steps)) == 2
+
+
+def test_a_norm_and_a_loss_that_grow_together_are_an_explosion_with_an_older_onset() -> None:
+    steps = healthy(500)
+    steps += [(6.6 * 2.5**n, 2.0 + 0.05 * 2.5**n) for n in range(1, 12)]
+    acts = [each for each in live(steps) if each.acts]
+    assert [each.kind for each in acts] == ["explosion"]
+    assert acts[0].step <= 507
+    assert 480 <= (acts[0].onset or 0) <= 501
+
+
+def test_its_sentence_has_the_number_the_ratio_and_the_beginning() -> None:
+    steps = healthy(500, noise=0.01) + [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)]
+    incident = next(each for each in live(steps) if each.acts)
+    text = str(incident)
+    assert text.startswith(f"step {incident.step}: gradient norm ")
+    assert "times its usual 6.6" in text
+    assert f"growing since step {incident.onset}" in text
+
+
+def test_corrupted_weights_that_jump_a_thousandfold_are_acted_on_in_two_steps() -> None:
+    steps = [*healthy(500), (66000.0, 40.0), (80000.0, 50.0), (70000.0, 45.0)]
+    acts = [each for each in live(steps) if each.acts]
+    assert [each.step for each in acts] == [501]
+
+
+def test_a_norm_that_jumps_to_a_new_level_is_told_and_let_through() -> None:
+    detector = Detector()
+    incidents = live(healthy(500) + healthy(500, level=200.0, seed=1), detector)
+    assert {each.answer for each in incidents} == {"skip", "tell"}
+    assert sum(each.answer == "skip" for each in incidents) == 7
+    [told] = [each for each in incidents if each.answer == "tell"]
+    assert told.kind == "drift"
+    assert "new level" in told.said
+    assert detector.limit > 1000
+
+
+def test_a_burst_that_comes_back_is_no_new_level() -> None:
+    burst = healthy(12, level=400.0, seed=2)
+    steps = healthy(400) + burst + healthy(100) + burst + healthy(100)
+    acts = [each for each in live(steps) if each.acts]
+    assert [each.kind for each in acts] == ["explosion"]
+    assert 512 <= acts[0].step < 524
+
+
+def test_a_steady_ramp_is_acted_on_though_it_never_jumps() -> None:
+    rng = random.Random(3)
+    ramp = [(6.6 * math.exp(0.028 * n + rng.gauss(0, 0.15)), 2.0) for n in range(300)]
+    acts = [each for each in live(healthy(400) + ramp) if each.acts]
+    assert acts
+    assert acts[0].step < 400 + 247  # 1,000 times the usual
+
+
+def test_a_norm_that_grows_while_the_loss_gets_better_grows_in_health() -> None:
+    rng = random.Random(4)
+    steps = healthy(300) + [
+        (6.6 * math.exp(0.0035 * n + rng.gauss(0, 0.15)), 2.0 - 0.001 * n + rng.gauss(0, 0.02))
+        for n in range(2000)
+    ]
+    incidents = live(steps)
+    assert {each.answer for each in incidents} == {"tell"}
+    assert {each.kind for each in incidents} == {"drift"}
+
+
+def test_drift_is_told_once_for_each_time_it_grows_fourfold() -> None:
+    steps = [(6.6 * math.exp(0.001 * n), 2.0) for n in range(5000)]
+    told = [each for each in live(steps) if each.kind == "drift"]
+    assert len(told) == 3
+    assert "drifted from" in told[0].said
+
+
+# Non-finite values
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_non_finite_step_is_skipped(value: float) -> None:
+    steps = healthy(500)
+    steps[300] = (math.nan, value)
+    assert kinds(live(steps)) == [("non_finite", "skip")]
+
+
+def test_a_loss_that_is_nan_twice_running_is_acted_on() -> None:
+    steps = [*healthy(500), (math.nan, math.nan), (math.nan, math.nan)]
+    assert kinds(live(steps)) == [("non_finite", "skip"), ("non_finite", "act")]
+
+
+def test_norms_that_are_non_finite_three_times_running_are_acted_on() -> None:
+    steps = [*healthy(500), *[(math.inf, 2.0)] * 3]
+    assert [each.answer for each in live(steps)] == ["skip", "skip", "act"]
+
+
+def test_a_non_finite_step_after_a_growth_is_acted_on_at_once() -> None:
+    steps = [
+        *healthy(500),
+        (20.0, 2.2),
+        (60.0, 3.0),
+        (50.0, 4.0),
+        (30.0, 5.0),
+        (math.nan, math.nan),
+    ]
+    acts = [each for each in live(steps) if each.acts]
+    assert acts[-1].step == 504
+    assert (acts[-1].onset or 0) <= 500
+
+
+def test_a_run_that_dies_in_its_first_steps_is_acted_on() -> None:
+    assert kinds(live([(1580.0, 4.5), (math.nan, math.inf)])) == [("non_finite", "act")]
+
+
+def test_a_nan_never_enters_the_statistics() -> None:
+    clean, dirty = Detector(), Detector()
+    live(healthy(400), clean)
+    for step, (norm, loss) in enumerate(healthy(400)):
+        dirty.observe(step=step, norm=math.nan, loss=math.nan)
+        dirty.observe(step=step, norm=norm, loss=loss)
+    assert dirty.limit == clean.limit
+
+
+def test_a_gated_step_never_enters_the_statistics() -> None:
+    clean, dirty = Detector(), Detector()
+    live(healthy(400), clean)
+    for step, (norm, loss) in enumerate(healthy(400)):
+        dirty.observe(step=step, norm=norm, loss=loss, gated=False)
+        dirty.observe(step=step, norm=norm * 3, loss=loss, gated=True)
+    assert dirty.limit == clean.limit
+
+
+def test_a_float16_scale_that_is_found_at_the_start_is_no_incident() -> None:
+    detector = Detector()
+    scale = 65536.0
+    for step in range(10):
+        assert detector.observe(step=step, norm=math.inf, loss=2.0, scale=scale) is None
+        scale /= 2
+    assert live(healthy(300), detector, start=10, scale=scale) == []
+    # And every 2,000 steps it is tried whether a larger one would do.
+    assert detector.observe(step=310, norm=math.inf, loss=2.0, scale=scale * 2) is None
+
+
+def test_a_float16_scale_at_its_floor_is_an_incident() -> None:
+    detector = Detector()
+    live(healthy(300), detector, scale=2.0)
+    for step in range(2):
+        detector.observe(step=300 + step, norm=math.inf, loss=2.0, scale=0.5)
+    incident = detector.observe(step=302, norm=math.inf, loss=2.0, scale=0.25)
+    assert incident is not None
+    assert incident.acts
+
+
+def test_a_float16_run_whose_loss_is_lost_is_no_calibration() -> None:
+    detector = Detector()
+    live(healthy(300), detector, scale=1024.0)
+    incident = detector.observe(step=300, norm=math.nan, loss=97_242.0, scale=1024.0)
+    assert incident is not None
+    assert incident.acts
+
+
+# Loss and clip
+
+
+def test_a_loss_that_is_gone_while_the_norm_is_finite_is_acted_on_once() -> None:
+    rng = random.Random(5)
+    learning = [(1.0, 2.2 * math.exp(-n / 100) + 0.1 + rng.gauss(0, 0.02)) for n in range(800)]
+    lost = [(1.2, 400.0 + rng.gauss(0, 5)) for _ in range(300)]
+    acts = [each for each in live(learning + lost) if each.acts]
+    assert kinds(acts) == [("loss_lost", "act")]
+    assert (acts[0].onset or 0) <= 800
+    assert "while the gradient norm is finite" in str(acts[0])
+
+
+def test_a_harder_curriculum_raises_the_loss_and_is_no_disaster() -> None:
+    rng = random.Random(6)
+
+    def learn(start: float, steps: int) -> list[Step]:
+        return [(1.0, start * math.exp(-n / 150) + 0.3 + rng.gauss(0, 0.02)) for n in range(steps)]
+
+    assert not [each for each in live(learn(2.0, 800) + learn(1.2, 800)) if each.acts]
+
+
+def test_clipping_at_nearly_every_step_is_told_once() -> None:
+    incidents = live(healthy(2000), Detector(clip=1.0))
+    assert kinds(incidents) == [("clip_saturation", "tell")]
+
+
+def test_under_a_saturated_clip_a_loss_that_is_half_lost_is_enough_to_act() -> None:
+    rng = random.Random(7)
+    learning = [(9.0, 2.2 * math.exp(-n / 100) + 0.1 + rng.gauss(0, 0.02)) for n in range(800)]
+    worse = [(9.0, 1.6 + rng.gauss(0, 0.02)) for _ in range(200)]
+    assert [each.kind for each in live(learning + worse, Detector(clip=1.0)) if each.acts]
+    assert not [each.kind for each in live(learning + worse) if each.acts]
+
+
+def test_a_log_that_has_losses_alone_is_watched_too() -> None:
+    steps: list[Step] = [(None, loss) for _, loss in healthy(500)]
+    assert live(steps) == []
+    incidents = live([*steps, (None, math.nan), (None, math.nan)])
+    assert kinds(incidents)[-1] == ("non_finite", "act")
+
+
+def test_a_norm_of_zero_is_no_news() -> None:
+    detector = Detector()
+    live(healthy(300), detector)
+    limit = detector.limit
+    assert live([(0.0, 2.0)] * 100, detector, start=300) == []
+    assert detector.limit == limit
+
+
+# State
+
+
+def test_a_resumed_detector_says_what_one_that_never_stopped_says() -> None:
+    steps = healthy(700) + [(6.6 * 2.5**n, 2.0 + 0.05 * 2.5**n) for n in range(1, 12)]
+    steps[300], steps[600] = (300.0, 2.0), (math.nan, math.nan)
+    whole = live(steps, Detector(clip=1.0))
+    for cut in (10, 63, 64, 299, 301, 601, 703, 705):
+        first = Detector(clip=1.0)
+        before = live(steps[:cut], first)
+        # Through JSON: a checkpoint holds nothing but plain values.
+        state = json.loads(json.dumps(first.state_dict()))
+        second = Detector(clip=1.0)
+        second.load_state_dict(state)
+        assert second.state_dict() == first.state_dict()
+        assert before + live(steps[cut:], second, start=cut) == whole
+
+
+def test_after_a_rollback_it_knows_what_is_usual_and_forgets_the_rest() -> None:
+    detector = Detector()
+    live(healthy(500) + [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)], detector)
+    detector.went_back()
+    assert live(healthy(500, seed=9), detector, start=450) == []
+    assert detector.limit < 100
+
+
+def test_what_was_acted_on_before_a_rollback_is_acted_on_after_it() -> None:
+    detector = Detector()
+    growth = [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)]
+    assert [each.acts for each in live(healthy(500) + growth, detector)].count(True) == 1
+    detector.went_back()
+    again = live(healthy(20, seed=3) + growth, detector, start=480)
+    assert [each.acts for each in again].count(True) == 1
+
+
+def test_settings_are_named() -> None:
+    wide, narrow = Detector(times=20.0), Detector(times=10.0)
+    live(healthy(300), wide)
+    live(healthy(300), narrow)
+    assert wide.limit == pytest.approx(2 * narrow.limit)
+    with pytest.raises(TypeError):
+        Detector(1.0)  # type: ignore[misc]
+
+
+def test_the_baseline_is_not_widened_by_a_ramp() -> None:
+    rng = random.Random(8)
+    steady, ramp = Baseline(), Baseline()
+    for n in range(400):
+        noise = rng.gauss(0, 0.2)
+        steady.add(noise)
+        ramp.add(noise + 0.02 * n)
+    assert ramp.spread == pytest.approx(steady.spread, rel=0.2)
+
+
+def test_it_needs_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from hpckit.monitor import Detector; Detector().observe(step=0, norm=1.0);"
+        "assert not {'torch', 'numpy', 'yaml'} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_million_steps_do_not_take_a_coffee_break() -> None:
+    # No figure is held here (benchmarks/ measures): only that nothing grows with the run.
+    detector = Detector(clip=1.0)
+    steps = healthy(3000)
+    live(steps, detector)
+    first = time.process_time()
+    live(steps, detector, start=3000)
+    once = time.process_time() - first
+    for lap in range(5):
+        live(steps, detector, start=6000 + 3000 * lap)
+    again = time.process_time()
+    live(steps, detector, start=21_000)
+    assert time.process_time() - again < 3 * once
+    assert len(json.dumps(detector.state_dict())) < 100_000

@@ -1,0 +1,91 @@
+"""What each rank of the distributed tests runs; prints what it found as JSON, rank by rank."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from hpckit.train import Clip, Stepper
+
+
+def data(step: int, rank: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(100 * step + rank)
+    return torch.randn(6, 4, generator=generator)
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def flat(model: nn.Module) -> list[float]:
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    return torch.cat([p.detach().reshape(-1) for p in whole]).tolist()
+
+
+def train(model: nn.Module, steps: int, poison: int | None = None) -> dict[str, Any]:
+    """A training whose clip depends on what was read: a difference of readings shows."""
+    rank = distributed.get_rank()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    stepper = Stepper(model=model, optimizers=optimizer, clip=Clip(percentile=40), lag=3)
+    said = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        batch = data(step, rank)
+        if step == poison and rank == 1:
+            batch = batch * math.nan
+        loss = model(batch).square().mean()
+        loss.backward()
+        stepper.step(loss=loss)
+        said += [str(each) for each in stepper.end()]
+    said += [str(each) for each in stepper.finish()]
+    late = stepper._late[-1]
+    details = late.details["main"]
+    return {
+        "weights": flat(model),
+        # Times are a rank's own, and so is the stretch of weights that it samples of its shard.
+        "reading": {k: v for k, v in late.values().items() if k.startswith(("grad", "train"))},
+        "each": dict(zip(details[0], details[1].land(), strict=True)),
+        "said": said,
+    }
+
+
+def ddp(model: nn.Module) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def fsdp(model: nn.Module) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {"ddp": ddp, "fsdp": fsdp}
+
+
+def main() -> None:
+    way, poison = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    found = train(WAYS[way](small()), 60, poison if poison >= 0 else None)
+    gathered: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, found)
+    if distributed.get_rank() == 0:
+        print(json.dumps(gathered), flush=True)
+    distributed.barrier()
+    # gloo's threads may end in std::terminate when the interpreter takes them down.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

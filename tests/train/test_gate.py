@@ -1,0 +1,273 @@
+"""What is held back leaves no trace: not in weights, not in optimizer state, not in buffers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hpckit.train import Stepper
+from tests.train.conftest import FUSED, OPTIMIZERS, assert_same, backward, everything, small_model
+
+BAD = {
+    "nan": torch.full((6, 4), math.nan),
+    "inf": torch.full((6, 4), math.inf),
+    "one nan": torch.cat([torch.full((1, 4), math.nan), torch.ones(5, 4)]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_non_finite_step_leaves_everything_as_it_was(name: str, kind: str) -> None:
+    model = small_model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, clip=1.0)
+    for _ in range(3):
+        stepper.step(loss=backward(model, optimizer))
+        stepper.end()
+    before = everything(model, optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD[kind]))
+    stepper.end()
+    assert_same(everything(model, optimizer), before)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_first_step_that_is_held_back_gives_birth_to_no_state(name: str) -> None:
+    model = small_model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    before = everything(model, optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+    stepper.end()
+    assert_same(everything(model, optimizer), before)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_training_with_bad_batches_equals_one_that_never_saw_them(name: str) -> None:
+    def train(bad_at: set[int]) -> dict[str, Any]:
+        torch.manual_seed(1)
+        model = small_model()
+        optimizer = OPTIMIZERS[name](model.parameters())
+        stepper = Stepper(model=model, optimizers=optimizer, clip=0.5)
+        for step in range(12):
+            if step in bad_at:
+                stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+                stepper.end()
+            stepper.step(loss=backward(model, optimizer))
+            stepper.end()
+        return everything(model, optimizer)
+
+    # Batches come from the same generator: a bad one takes none of its numbers.
+    assert_same(train({0, 1, 5, 11}), train(set()))
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_the_fused_kernel_itself_holds_back_and_clips(name: str) -> None:
+    # What runs on a GPU, where nobody may wait: the same attributes, read by the CPU's kernel.
+    model = small_model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, clip=0.1)
+    stepper.watched["main"].gates_on_device = True
+    for _ in range(3):
+        stepper.step(loss=backward(model, optimizer))
+        stepper.end()
+    before = everything(model, optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD["one nan"]))
+    stepper.end()
+    assert_same(everything(model, optimizer), before)
+    assert not hasattr(optimizer, "found_inf")
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_first_step_held_back_in_the_kernel_leaves_no_uninitialised_moments(name: str) -> None:
+    model = small_model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    stepper.watched["main"].gates_on_device = True
+    before = everything(model, optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+    stepper.end()
+    assert_same(everything(model, optimizer), before)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_kernel_and_host_arrive_at_the_same_weights(name: str) -> None:
+    def train(on_device: bool) -> torch.Tensor:
+        torch.manual_seed(2)
+        # No batch norm: a bias before it has a gradient of rounding errors, which Adam blows up.
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = OPTIMIZERS[name](model.parameters())
+        stepper = Stepper(model=model, optimizers=optimizer, clip=0.05)
+        stepper.watched["main"].gates_on_device = on_device
+        for step in range(10):
+            data = BAD["inf"] if step == 4 else None
+            stepper.step(loss=backward(model, optimizer, data))
+            stepper.end()
+        return torch.cat([each.detach().reshape(-1) for each in model.parameters()])
+
+    torch.testing.assert_close(train(True), train(False), rtol=1e-5, atol=1e-7)
+
+
+def test_a_norm_above_the_limit_is_held_back_though_finite() -> None:
+    model = small_model()
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    for _ in range(100):
+        stepper.step(loss=backward(model, optimizer))
+        stepper.end()
+    before = everything(model, optimizer)
+    loss = backward(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad.mul_(1e4)
+    stepper.step(loss=loss)
+    incidents = stepper.end()
+    assert_same(everything(model, optimizer), before)
+    assert [(each.kind, each.answer) for each in incidents] == [("bad_batch", "skip")]
+
+
+def test_spectral_norm_and_replaced_buffers_go_back_too() -> None:
+    class Replaces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = self.seen + x.detach().mean()
+            return x
+
+    model = nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(4, 5)),
+        nn.utils.spectral_norm(nn.Linear(5, 4)),
+        Replaces(),
+    )
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    stepper.step(loss=backward(model, optimizer))
+    stepper.end()
+    before = everything(model, optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+    stepper.end()
+    after = everything(model, optimizer)
+    # The old spectral_norm keeps its last product as a plain attribute, which is no state.
+    assert_same(after, before)
+    assert torch.isfinite(model(torch.randn(6, 4))).all()
+
+
+@pytest.mark.parametrize("flag", [0.0, 1.0])
+def test_buffers_are_settled_by_a_flag_that_nobody_reads(flag: float) -> None:
+    from hpckit.train.buffers import Buffers
+
+    model = small_model()
+    buffers = Buffers([model])
+    before = {name: each.clone() for name, each in model.named_buffers()}
+    model(torch.full((6, 4), math.nan))
+    seen = {name: each.clone() for name, each in model.named_buffers()}
+    buffers.settle(torch.tensor(flag))
+    expected = before if flag else seen
+    assert_same(dict(model.named_buffers()), expected)
+    # And the shadow followed: a later restore goes back to what was settled.
+    model(torch.randn(6, 4))
+    buffers.restore()
+    assert_same(dict(model.named_buffers()), expected)
+
+
+def test_constant_buffers_are_not_copied_again() -> None:
+    from hpckit.train.buffers import Buffers
+
+    model = small_model()
+    model.register_buffer("table", torch.arange(100_000))
+    buffers = Buffers([model])
+    model(torch.randn(6, 4))
+    changed = {slot.name for slot, _ in buffers._changed()}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+    model.table[3] = 7
+    assert "table" in {slot.name for slot, _ in buffers._changed()}
+
+
+def test_a_compiled_model_is_gated_like_any_other() -> None:
+    model = small_model()
+    compiled = torch.compile(model, backend="aot_eager")
+    optimizer = torch.optim.AdamW(compiled.parameters(), fused=True)
+    stepper = Stepper(model=compiled, optimizers=optimizer, clip=1.0)
+    for _ in range(2):
+        stepper.step(loss=backward(compiled, optimizer))
+        stepper.end()
+    before = everything(compiled, optimizer)
+    stepper.step(loss=backward(compiled, optimizer, BAD["nan"]))
+    stepper.end()
+    assert_same(everything(compiled, optimizer), before)
+    assert stepper.watched["main"].parameters.names[0] == "0.weight"
+
+
+def test_in_a_gan_only_the_optimizer_that_is_bad_is_held_back() -> None:
+    generator, discriminator = nn.Linear(4, 4), nn.Linear(4, 1)
+    opt_g = torch.optim.Adam(generator.parameters(), fused=True)
+    opt_d = torch.optim.Adam(discriminator.parameters(), fused=True)
+    stepper = Stepper(
+        model=[generator, discriminator],
+        optimizers={"generator": opt_g, "discriminator": opt_d},
+        clip={"generator": 10.0, "discriminator": 1.0},
+    )
+
+    def one_pass(poison: bool) -> None:
+        opt_d.zero_grad()
+        loss_d = discriminator(generator(torch.randn(3, 4)).detach()).mean()
+        loss_d.backward()
+        stepper.step(opt_d, loss=loss_d)
+        opt_g.zero_grad()
+        loss_g = discriminator(generator(torch.randn(3, 4))).mean() * (math.nan if poison else 1)
+        loss_g.backward()
+        stepper.step(opt_g, loss=loss_g)
+        stepper.end()
+
+    one_pass(False)
+    before_g, before_d = everything(generator, opt_g), everything(discriminator, opt_d)
+    one_pass(True)
+    assert_same(everything(generator, opt_g), before_g)
+    with pytest.raises(AssertionError):
+        assert_same(everything(discriminator, opt_d), before_d)
+
+
+def test_a_schedule_after_a_held_back_first_step_complains_of_nothing() -> None:
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    stepper = Stepper(model=model, optimizers=optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+        stepper.end()
+        schedule.step()
+
+
+def test_lbfgs_is_measured_in_its_closure_and_put_back_when_an_evaluation_is_bad() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1)
+    stepper = Stepper(model=model, optimizers=optimizer)
+    data, calls = torch.randn(6, 4), 0
+
+    def closure(poison_from: int = 10**9) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = model(data).square().mean()
+        if calls >= poison_from:
+            loss = loss * math.nan
+        loss.backward()
+        return loss
+
+    first = float(closure())
+    for _ in range(3):
+        stepper.step(closure=closure)
+        stepper.end()
+    assert float(closure()) < first / 2
+    before = everything(model, optimizer)
+    bad_from = calls + 3
+    stepper.step(closure=lambda: closure(bad_from))
+    [incident] = stepper.end()
+    assert incident.kind == "non_finite"
+    assert_same(everything(model, optimizer), before)
