@@ -29,6 +29,7 @@ setup(
         "numpy",
         "pyyaml>=6",
         "click>=8.1",
+        "tensorboard",
     ],
     extras_require={
         "test": ["pytest", "jsonschema", "pexpect", "setuptools>=70.1"],

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -69,7 +69,6 @@ class Ring:
         self._slots: deque[Tensor] = deque()
 
     def send(self, values: Tensor) -> Flight:
-        values = values.detach()
         if not values.is_cuda:
             return Landed(values)
         return CudaFlight(values, self._slot(values))
@@ -82,19 +81,21 @@ class Ring:
         return slot
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pending:
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Pending(NamedTuple):
     """One step's numbers: some known at once, some on their way."""
 
     step: int
+    time: float
     known: Mapping[str, float]
     names: tuple[str, ...] = ()
     flight: Flight | None = None
     # By optimizer: names of the parameters and their norms, which may be dropped.
-    details: Mapping[str, tuple[list[str], Flight]] = field(default_factory=dict)
+    details: Mapping[str, tuple[list[str], Flight]] = NOTHING
     # By optimizer: how much of the weights the sampled update stands for.
-    stands_for: Mapping[str, float] = field(default_factory=dict)
-    time: float
+    stands_for: Mapping[str, float] = NOTHING
 
     def values(self) -> dict[str, float]:
         found = dict(self.known)

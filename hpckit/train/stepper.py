@@ -122,9 +122,7 @@ class Stepper:
         else:
             measured = watched.step(limit=limit, scaler=scaler)
         if loss is not None:
-            self._losses[self._keys[name].loss] = (
-                loss.detach() if isinstance(loss, Tensor) else float(loss)
-            )
+            self._losses[self._keys[name].loss] = _plain(loss)
         if measured.scale is not None and scaler not in self._scalers:
             self._scalers.append(scaler)
         self._note(name, watched, measured)
@@ -160,7 +158,7 @@ class Stepper:
         """Add numbers to this step's reading: `log(mel=loss_mel)` is train/mel."""
         for name, value in values.items():
             key = name if "/" in name else f"train/{name}"
-            self._values[key] = value.detach() if isinstance(value, Tensor) else float(value)
+            self._values[key] = _plain(value)
 
     def end(self) -> list[Incident]:
         """Close this step; what is wrong, by the readings that are due."""
@@ -179,15 +177,10 @@ class Stepper:
     def _send(self) -> Pending:
         """This step's numbers, on their way."""
         self._values.update(mean_over_ranks(self._losses))
-        known, there = {}, {}
-        for name, value in self._values.items():
-            if not isinstance(value, Tensor):
-                known[name] = value
-            elif value.is_cuda:
-                there[name] = value.reshape(()).to(torch.float64)
-            else:
-                known[name] = float(value)
-        flight = self._heads.send(torch.stack(list(there.values()))) if there else None
+        known: dict[str, Any] = self._values
+        there = [name for name, value in known.items() if isinstance(value, Tensor)]
+        far = [known.pop(name).reshape(()).to(torch.float64) for name in there]
+        flight = self._heads.send(torch.stack(far)) if far else None
         return Pending(
             step=self.step_number,
             known=known,
@@ -284,6 +277,11 @@ class Stepper:
                 each.updates.load_state_dict(state["updates"][name])
         self._late.clear()
         self._new_pass()
+
+
+def _plain(value: float | Tensor) -> float | Tensor:
+    """A number that is here, or a tensor on a device that is not waited for."""
+    return value.detach() if isinstance(value, Tensor) and value.is_cuda else float(value)
 
 
 def _models(given: Models) -> list[nn.Module]:

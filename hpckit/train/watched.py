@@ -61,6 +61,8 @@ class Watched:
             fuse(optimizer)
         every = self.parameters.all
         on_gpu = bool(every) and all(each.is_cuda for each in every)
+        # Holds what gradients are multiplied by: made once.
+        self._by: Tensor | None = None
         self.gates_on_device = on_gpu and is_fused(optimizer)
 
     def step(self, *, limit: float, scaler: Any = None) -> Measured:
@@ -117,8 +119,9 @@ class Watched:
             }
             _step_told(self.optimizer, told)
         else:
-            by = torch.tensor(factor, device=device)
-            scaled(gradients.values, by, plain=gradients.plain)
+            if self._by is None or self._by.device != device:
+                self._by = torch.empty((), device=device)
+            scaled(gradients.values, self._by.fill_(factor), plain=gradients.plain)
             self.optimizer.step()
         return factor
 

@@ -16,6 +16,7 @@ import pytest
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.monitor.readings import background
+from hpckit.monitor.readings.appender import Appender
 from hpckit.monitor.readings.reader import last_step, merged, read_incidents, read_readings
 from hpckit.monitor.readings.writer import ReadingsWriter
 
@@ -194,6 +195,23 @@ def test_after_a_rollback_the_later_rows_count_and_the_abandoned_branch_stays_ou
     assert last_step(tmp_path) == 6
 
 
+def test_a_rollback_in_the_middle_of_reading_does_not_mix_the_branches(tmp_path):
+    writer = ReadingsWriter(tmp_path, rows=8)
+    for step in range(20):
+        writer.write(reading(step))
+    writer.flush()
+    found = []
+    for each in read_readings(tmp_path):
+        if not found:
+            for step in range(5, 8):
+                writer.write(reading(step))
+            writer.flush()
+        found.append(each.step)
+    writer.close()
+    assert found == list(range(20))
+    assert steps(tmp_path) == list(range(8))
+
+
 @pytest.mark.parametrize("rows", [2, 3, 100])
 def test_attempts_are_one_curve_whatever_was_begun_again(tmp_path, rows):
     one, two, three = (tmp_path / name for name in "123")
@@ -253,6 +271,46 @@ def test_a_full_disk_is_told_once_and_nothing_is_lost_when_it_has_room_again(
     assert len(said) == 2
     assert "No space left on device; the training goes on" in said[0]
     assert "can be written again" in said[1]
+
+
+def test_a_file_that_was_deleted_is_begun_again_and_stays_whole(tmp_path, monkeypatch):
+    out = Appender(tmp_path / "a.jsonl")
+    out.add(b"a" * 100 + b"\n")
+    assert out.save()
+    out.path.unlink()
+    out.add(b"b\n")
+    assert out.save()
+    true_write = os.write
+
+    def full(descriptor, data):
+        if len(data) > 5:
+            return true_write(descriptor, data[:5])
+        raise OSError(28, "No space left on device")
+
+    out.add(b"c" * 20 + b"\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert not out.save()
+    assert out.save()
+    assert out.path.read_bytes() == b"b\n" + b"c" * 20 + b"\n"
+
+
+def test_a_flush_outlasts_a_power_cut_also_of_what_was_written_before(tmp_path, monkeypatch):
+    synced = []
+    true_fsync = os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        true_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out = Appender(tmp_path / "a.jsonl")
+    out.add(b"1\n")
+    out.save()
+    assert synced == []
+    out.save(durable=True)
+    out.save(durable=True)
+    assert synced == ["a.jsonl", tmp_path.name]
 
 
 def test_what_has_no_room_to_wait_in_is_counted(writer, monkeypatch, capsys):

@@ -101,12 +101,13 @@ class Background:
 
     def _work(self) -> None:
         try:
-            while not self._closing:
+            closing = False
+            while not closing:
                 with contextlib.suppress(queue.Empty):
                     self._wake.get(timeout=EVERY_S)
+                # Looked at first: what is left until then is still handed on.
+                closing = self._closing
                 self._drain()
-            # What another thread left in the meantime.
-            self._drain()
             self.finish()
         # It is somebody else's code, and the training must not suffer from what it does.
         except Exception as error:
