@@ -32,7 +32,7 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["pytest", "jsonschema", "pexpect", "setuptools>=70.1"],
+        "test": ["lion-pytorch", "pytest", "jsonschema", "pexpect", "setuptools>=70.1"],
         "dev": ["ruff", "mypy", "types-PyYAML", "types-jsonschema", "types-setuptools"],
     },
     entry_points={"console_scripts": ["hpckit = hpckit.cli:main"]},

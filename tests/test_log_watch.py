@@ -91,7 +91,7 @@ def watch(tmp_path):
         given = {
             "follower": Follower(log, LogReader(patterns_of("founding"))),
             "lookout": TellsNaN(),
-            "sink": ReadingsWriter(tmp_path / "readings"),
+            "sinks": [ReadingsWriter(tmp_path / "readings")],
             "ledger": Ledger(tmp_path / "ledger", "one"),
             "attempt": 1,
         }
@@ -124,9 +124,9 @@ def test_what_is_left_of_the_log_is_read_after_the_end(watch, tmp_path, capsys):
     assert capsys.readouterr().out == "hpckit: step 3: the loss is no number\n"
 
 
-@pytest.mark.parametrize("part", ["lookout", "sink"])
+@pytest.mark.parametrize("part", ["lookout", "sinks"])
 def test_trouble_in_watching_is_told_once_and_the_rest_goes_on(watch, tmp_path, capsys, part):
-    watching = watch(**{part: Broken()})
+    watching = watch(**{part: [Broken()] if part == "sinks" else Broken()})
     watching.start()
     watching.finish()
     said = [line for line in capsys.readouterr().out.splitlines() if "watching the log" in line]

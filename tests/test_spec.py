@@ -496,7 +496,10 @@ def test_sections_that_this_version_only_checks_are_named(load: Load) -> None:
     assert load(SMALL + "checkpoint: {before_end: 2m}\n").not_yet_in_force() == []
     assert load(SMALL + "checkpoint: {every: 2m}\n").not_yet_in_force() == ["checkpoint"]
     found = load(DESIGN).not_yet_in_force()
-    assert found == ["checkpoint", "monitor", "heal", "hooks", "notify"]
+    watched = ["monitor.optimizers", "monitor.rules"]
+    assert found == ["checkpoint", *watched, "heal", "hooks", "notify"]
+    log = "monitor: {log: tqdm, rules: {loss_flat: off}}\n"
+    assert load(SMALL + log).not_yet_in_force() == []
 
 
 def test_an_included_file_lies_under_the_spec(load: Load) -> None:

@@ -109,7 +109,9 @@ class JobSpec:
         lead = self.checkpoint.before_end
         found = {
             "checkpoint": self.checkpoint != Checkpoint(before_end=lead),
-            "monitor": self.monitor != Monitor(),
+            "monitor.optimizers": bool(self.monitor.optimizers),
+            # A command's log is watched; a trainer's steps are not yet.
+            "monitor.rules": bool(self.monitor.rules) and self.monitor.log is None,
             "heal": bool(self.heal),
             "hooks": self.hooks != Hooks(),
             "notify": self.notify != Notify(),

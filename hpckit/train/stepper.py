@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpckit.monitor import reading as names
+from hpckit.monitor.epoch import Epoch
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.lookout import Lookout
 from hpckit.monitor.reading import Reading
@@ -88,6 +89,7 @@ class Stepper:
         self.sinks = list(sinks)
         self.detail_every = detail_every
         self.step_number = step
+        self.epochs = {name: Epoch() for name in self.watched}
         # Details of parameters that were not here in time.
         self.dropped = 0
         self._heads = Ring(self.lag.steps + 1)
@@ -203,8 +205,11 @@ class Stepper:
         for name, watched in self.watched.items():
             self._note_update(name, values, pending)
             keys = self._keys[name]
-            if values.get(keys.gated) == 0.0:
-                watched.clip.accept(values[keys.norm])
+            gated = values.get(keys.gated)
+            if gated is not None:
+                self.epochs[name].add(pending.step, values[keys.norm], gated=gated > 0)
+                if not gated:
+                    watched.clip.accept(values[keys.norm])
         reading = Reading(step=pending.step, values=values, time=pending.time)
         incidents = self.lookout.observe(reading, self._detail)
         if self.sinks:
@@ -250,6 +255,17 @@ class Stepper:
             return {}
         return dict(zip(listed, flight.land(), strict=True))
 
+    def end_epoch(self) -> dict[str, Epoch]:
+        """What each optimizer's gradients were since the last epoch's end; written, too.
+
+        With a lag the last steps of an epoch count for the next one.
+        """
+        ended, self.epochs = self.epochs, {name: Epoch() for name in self.watched}
+        for name, epoch in ended.items():
+            for what, value in epoch.values().items():
+                self._values[f"epoch/{what}/{name}"] = value
+        return ended
+
     def finish(self) -> list[Incident]:
         """The training is over: use what is still in flight, and write it."""
         found = self._use(self.lag.drain())
@@ -264,6 +280,7 @@ class Stepper:
             "pending": self.lag.state_dict(),
             "lookout": self.lookout.state_dict(),
             "clips": {name: each.clip.state_dict() for name, each in self.watched.items()},
+            "epochs": {name: each.state_dict() for name, each in self.epochs.items()},
             "updates": {name: each.updates.state_dict() for name, each in self.watched.items()},
         }
 
@@ -275,6 +292,7 @@ class Stepper:
             if name in state["clips"]:
                 each.clip.load_state_dict(state["clips"][name])
                 each.updates.load_state_dict(state["updates"][name])
+                self.epochs[name].load_state_dict(state["epochs"][name])
         self._late.clear()
         self._new_pass()
 

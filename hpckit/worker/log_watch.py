@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,7 +61,7 @@ class LogWatch:
 
     follower: Follows
     lookout: Judges
-    sink: Sink
+    sinks: Sequence[Sink]
     ledger: Ledger
     attempt: int
     _over: threading.Event = field(default_factory=threading.Event)
@@ -82,7 +82,7 @@ class LogWatch:
         while not self._over.wait(LOOK_S):
             self.look()
         self.look(last=True)
-        for close in (self.follower.close, self.sink.close):
+        for close in (self.follower.close, *(sink.close for sink in self.sinks)):
             with self._guarded():
                 close()
 
@@ -93,8 +93,9 @@ class LogWatch:
                 self._take(reading)
 
     def _take(self, reading: Reading) -> None:
-        with self._guarded():
-            self.sink.write(reading)
+        for sink in self.sinks:
+            with self._guarded():
+                sink.write(reading)
         with self._guarded():
             for incident in self.lookout.observe(reading):
                 self._report(incident)
@@ -103,8 +104,9 @@ class LogWatch:
         tell(str(incident))
         with self._guarded():
             self.ledger.write("incident", attempt=self.attempt, incident=in_json(incident))
-        with self._guarded():
-            self.sink.incident(incident)
+        for sink in self.sinks:
+            with self._guarded():
+                sink.incident(incident)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -150,6 +152,7 @@ def _watch_of(run: Run, spec: JobSpec, attempt: Attempt, logs: Path, ranks: int)
     # A worker that watches nothing is up without these.
     from hpckit.monitor.log import Follower, LogReader, patterns_of
     from hpckit.monitor.lookout import Lookout
+    from hpckit.monitor.readings.tensorboard import TensorBoardSink
     from hpckit.monitor.readings.writer import ReadingsWriter
 
     assert spec.monitor.log is not None
@@ -159,7 +162,11 @@ def _watch_of(run: Run, spec: JobSpec, attempt: Attempt, logs: Path, ranks: int)
     return LogWatch(
         follower=Follower(logs / f"rank-{rank}.log", reader),
         lookout=Lookout.of(spec.monitor, run.dir / "work"),
-        sink=ReadingsWriter(attempt.dir / "readings" / logs.name),
+        # One folder of events for all attempts: TensorBoard then shows one curve.
+        sinks=(
+            ReadingsWriter(attempt.dir / "readings" / logs.name),
+            TensorBoardSink(run.dir / "tensorboard"),
+        ),
         # Not the worker's own file: one has one writer.
         ledger=run.ledger(f"attempt-{attempt.number:03d}-log"),
         attempt=attempt.number,

@@ -201,3 +201,17 @@ def test_an_optimizer_that_nobody_registered_is_an_error() -> None:
     other = torch.optim.AdamW(model.parameters())
     with pytest.raises(ValueError, match="not registered"):
         stepper.step(other)
+
+
+def test_an_epoch_ends_with_quantiles_of_its_steps() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    for _ in range(30):
+        one_step(stepper, model, optimizer)
+    first = stepper.end_epoch()["main"]
+    assert first.steps == 30
+    assert "30 steps: gradient norm" in str(first)
+    one_step(stepper, model, optimizer)
+    assert stepper._late[-1].values()["epoch/max/main"] == first.largest
+    assert stepper.end_epoch()["main"].steps == 1
