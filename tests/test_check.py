@@ -110,3 +110,31 @@ def test_help_does_not_import_yaml(check) -> None:  # type: ignore[no-untyped-de
         subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode
         == 0
     )
+
+
+FOUNDING = "".join(
+    f"Epoch {1 + n // 100}, Batch {1 + n % 100}/100: Loss: 2.{n % 10} Gradient norm: {norm}\n"
+    for n, norm in enumerate([6.9] * 290 + ["nan"] * 10)
+)
+
+
+def test_patterns_are_tried_on_a_log_of_long_ago(cli, job, tmp_path):
+    log = tmp_path / "old.log"
+    log.write_text(FOUNDING)
+    spec = job("python t.py", "monitor: {log: founding}")
+    lines = cli("check", spec, "--log", log).stdout.splitlines()
+    assert lines[1].startswith(f"{log}: 300 readings, steps ")
+    assert any(line.split()[:3] == ["grad/norm/main", "300", "times,"] for line in lines)
+    assert any("act" in line and "gradient norm nan, 3 steps running" in line for line in lines)
+    found = json.loads(cli("check", spec, "--log", log, "--json").stdout)["log"]
+    assert found["readings"] == 300
+    assert [each["acts"] for each in found["incidents"]][:3] == [False, False, True]
+
+
+def test_a_log_in_which_nothing_matches_is_an_error(cli, job, tmp_path):
+    log = tmp_path / "old.log"
+    log.write_text("nothing of interest\n")
+    result = cli("check", job("python t.py", "monitor: {log: keras}"), "--log", log, code=1)
+    assert "no line of it matches" in result.stdout
+    result = cli("check", job("python t.py"), "--log", log, code=2)
+    assert "no monitor.log" in result.stderr

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from hpckit.paint import note
 
 if TYPE_CHECKING:
     from hpckit.errors import Problem
+    from hpckit.monitor.log.tryout import Tryout
     from hpckit.spec import JobSpec
 
 
@@ -24,8 +25,19 @@ if TYPE_CHECKING:
 @cluster_option
 @json_option
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of a spec, for editors.")
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Try monitor.log on a log that a program wrote: what is read, what would be told.",
+)
 def check(
-    spec_path: str, overrides: tuple[str, ...], cluster: str | None, as_json: bool, schema: bool
+    spec_path: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    as_json: bool,
+    schema: bool,
+    log_path: str | None,
 ) -> None:
     """Look for every error in SPEC (job.yaml) at once; nothing is submitted."""
     # The spec brings yaml with it, which --help and completion must not pay for.
@@ -42,14 +54,35 @@ def check(
     except SpecError as error:
         _print_problems(error.problems, as_json)
         sys.exit(error.exit_code)
-    missing = spec.missing(Path(spec_path).absolute().parent)
+    folder = Path(spec_path).absolute().parent
+    missing = spec.missing(folder)
+    tried = _tried(spec, Path(log_path), folder) if log_path else None
     if as_json:
         warnings = [{"path": path, "message": what} for path, what in missing]
-        print_json({"valid": True, "errors": []} | ({"warnings": warnings} if warnings else {}))
+        found: dict[str, Any] = {"valid": True, "errors": []}
+        found |= {"warnings": warnings} if warnings else {}
+        print_json(found | ({"log": tried.to_json()} if tried else {}))
     else:
         for path, what in missing:
             note(f"warning: {path}: {what}")
         print(f"{spec_path}: valid ({summary(spec)})")
+        if tried:
+            first, *rest = tried.lines()
+            print(f"{log_path}: {first}", *rest, sep="\n")
+    if tried and not tried.readings:
+        sys.exit(1)
+
+
+def _tried(spec: JobSpec, path: Path, folder: Path) -> Tryout:
+    """What monitor.log makes of a log."""
+    from hpckit.errors import UsageError
+    from hpckit.monitor.log.tryout import try_log
+
+    if spec.monitor.log is None:
+        raise UsageError(
+            "the spec has no monitor.log to try", "give it one, such as -s monitor.log=tqdm"
+        )
+    return try_log(spec.monitor, path, folder)
 
 
 def schema_text() -> str:

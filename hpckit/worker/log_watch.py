@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 # What is left of a log when the program has ended is read within this time.
 LAST_LOOK_S = 20.0
+# Bad steps that are not further apart belong together.
+EPISODE = 100
 # Troubles of so many kinds are told, each once.
 MOST_TOLD = 20
 
@@ -66,6 +68,7 @@ class LogWatch:
     attempt: int
     _over: threading.Event = field(default_factory=threading.Event)
     _told: set[str] = field(default_factory=set)
+    _skipped: int | None = None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.run, name="log watch", daemon=True)
@@ -101,12 +104,20 @@ class LogWatch:
                 self._report(incident)
 
     def _report(self, incident: Incident) -> None:
-        tell(str(incident))
-        with self._guarded():
-            self.ledger.write("incident", attempt=self.attempt, incident=in_json(incident))
+        if not self._is_more_of_it(incident):
+            tell(str(incident))
+            with self._guarded():
+                self.ledger.write("incident", attempt=self.attempt, incident=in_json(incident))
         for sink in self.sinks:
             with self._guarded():
                 sink.incident(incident)
+
+    def _is_more_of_it(self, incident: Incident) -> bool:
+        """One bad step after the other is one story; nobody holds them back here."""
+        if incident.answer != "skip":
+            return False
+        last, self._skipped = self._skipped, incident.step
+        return last is not None and 0 <= incident.step - last < EPISODE
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
