@@ -35,7 +35,12 @@ def test_lines_of_one_step_are_one_reading_that_is_given_when_the_next_begins():
 def test_a_batch_of_an_epoch_of_known_length_is_its_place_in_the_training():
     text = "Epoch 3/200\nBatch 1/400\nLoss: 2\nBatch 400/400\nLoss: 3\n"
     text += "Epoch 4/200\nBatch 1/400\nLoss: 4\n"
-    assert read(text) == losses((1201, 2.0), (1600, 3.0), (1601, 4.0))
+    assert read(text) == losses((801, 2.0), (1200, 3.0), (1201, 4.0))
+
+
+def test_epochs_may_begin_at_zero():
+    text = "".join(f"Epoch {e}, Batch {b}/2: Loss: {e}.{b}\n" for e in (0, 1) for b in (1, 2))
+    assert [step for step, _ in read(text)] == [1, 2, 3, 4]
 
 
 def test_batches_without_a_length_go_on_growing_over_the_epochs():

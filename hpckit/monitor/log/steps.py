@@ -21,6 +21,8 @@ class _Place:
     # Steps of the epochs before this one, where the program does not print both their number
     # and their length.
     before: int = 0
+    # There was an epoch 0; most programs begin with epoch 1.
+    from_zero: bool = False
     # It has printed batches, so an epoch alone is no step of its own.
     counts_batches: bool = False
 
@@ -36,6 +38,7 @@ class _Place:
                 self._end_epoch()
             self.batch, self.counts_batches = batch, True
         self.epoch = position.get("epoch", self.epoch)
+        self.from_zero = self.from_zero or self.epoch == 0
         self.batches = position.get("batches", self.batches)
 
     def _end_epoch(self) -> None:
@@ -50,7 +53,8 @@ class _Place:
             return self.step
         if self.batch is not None:
             if self.batches and self.epoch is not None:
-                return self.epoch * self.batches + self.batch
+                done = self.epoch if self.from_zero else self.epoch - 1
+                return done * self.batches + self.batch
             return self.before + self.batch
         return None if self.counts_batches else self.epoch
 
