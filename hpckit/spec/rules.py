@@ -10,6 +10,7 @@ from typing import Any
 from hpckit import units, yamlio
 from hpckit.errors import Problem
 from hpckit.model.kinds import complain, did_you_mean, short
+from hpckit.model.regex import problem_with
 from hpckit.spec import sweep as sweeps
 from hpckit.spec.parts import (
     INFRASTRUCTURE,
@@ -152,22 +153,15 @@ def _log(draft: Draft) -> None:
     if log is None:
         return
     steps = ("monitor", "log")
-    if (log.name is None) == (not log.patterns):
+    names = log.name is not None or draft.is_bad("monitor.log.name")
+    if names == bool(log.patterns):
         draft.complain("needs either patterns or the name of a ready set", *steps)
     for number, pattern in enumerate(log.patterns):
-        if message := _pattern_complaint(pattern):
+        if message := problem_with(pattern):
             node = yamlio.find(draft.root, *steps, "patterns")
             if isinstance(node, yamlio.Sequence):
                 node = node.items[number]
             complain(draft.problems, node, f"monitor.log.patterns[{number}]", message)
-
-
-def _pattern_complaint(pattern: str) -> str:
-    try:
-        groups = re.compile(pattern).groupindex
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"is not a regular expression: {error}"
-    return "" if groups else "has no named group such as (?P<loss>...)"
 
 
 def _placeholders(draft: Draft) -> None:

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from hpckit.monitor.log import READY, LogReader, patterns_of, problem_with
+from hpckit.model.regex import problem_with
+from hpckit.monitor.log import READY, LogReader, patterns_of
 from hpckit.monitor.log.matching import Direct, Guarded
 from hpckit.spec.monitoring import LOGS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpckit.monitor.log.follower import Follower
-from hpckit.monitor.log.patterns import READY, Patterns, patterns_of, problem_with
+from hpckit.monitor.log.patterns import READY, Patterns, patterns_of
 from hpckit.monitor.log.reader import LogReader
 
-__all__ = ["READY", "Follower", "LogReader", "Patterns", "patterns_of", "problem_with"]
+__all__ = ["READY", "Follower", "LogReader", "Patterns", "patterns_of"]

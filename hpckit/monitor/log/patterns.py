@@ -5,8 +5,6 @@ It is cheap to import: a spec is checked with it.
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,21 +97,3 @@ def patterns_of(name_or_list: str | Sequence[str]) -> Patterns:
     if isinstance(name_or_list, str):
         return _SETS[name_or_list]
     return Patterns(expressions=tuple(name_or_list))
-
-
-def problem_with(pattern: str) -> str | None:
-    """What keeps a pattern from being used, None where nothing does.
-
-    One that may take for ever is no problem here: it is stopped when it does.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            groups = re.compile(pattern).groupindex
-    except (re.error, OverflowError, RecursionError) as error:
-        return f"is not a regular expression: {error}"
-    if not groups:
-        return "has no named group such as (?P<loss>...)"
-    if ("parameter" in groups) != ("parameter_norm" in groups):
-        return "needs the groups parameter and parameter_norm together"
-    return None
