@@ -33,6 +33,9 @@ docs: $(READY)
 
 bench: $(READY) slurm
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@$(BIN)/python -m benchmarks.detection.generate
+	@for part in "judge --families tune" "judge --families test" story live; do \
+	  echo "== detection: $$part"; $(BIN)/python -m benchmarks.detection.$$part || exit 1; done
 
 $(READY): setup.py constraints.txt
 	@echo "installing into $(VENV): two or three minutes" >&2

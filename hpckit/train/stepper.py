@@ -299,7 +299,9 @@ class Stepper:
 
 def _plain(value: float | Tensor) -> float | Tensor:
     """A number that is here, or a tensor on a device that is not waited for."""
-    return value.detach() if isinstance(value, Tensor) and value.is_cuda else float(value)
+    if not isinstance(value, Tensor):
+        return float(value)
+    return value.detach() if value.is_cuda else float(value.item())
 
 
 def _models(given: Models) -> list[nn.Module]:
