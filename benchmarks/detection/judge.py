@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from benchmarks.detection.rivals import DETECTORS
 from benchmarks.detection.split import Families, chosen
 from benchmarks.detection.summary import by_family, summarise, table
-from benchmarks.detection.trace import load_family
+from benchmarks.detection.trace import load_family, missing
 from benchmarks.detection.verdict import Verdict, judge
 
 RIVALS_LONGEST = 10_000
@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument("--list-misses", action="store_true")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=2)
     asked = parser.parse_args()
+    if absent := missing(asked.families):
+        # Here, not in a process of the pool: one that exits there is waited for without end.
+        raise SystemExit(f"no {absent[0]}: make it with `python -m benchmarks.detection.generate`")
     since = time.monotonic()
     names = tuple(asked.detector or DETECTORS)
     found = judge_all(asked.families, names, asked.processes)

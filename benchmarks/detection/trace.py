@@ -78,8 +78,6 @@ def write(traces: list[Trace], path: Path) -> None:
 
 def recorded(path: Path) -> Iterator[Trace]:
     """The traces of a file, one after the other."""
-    if not path.exists():
-        raise SystemExit(f"no {path}: make it with `python -m benchmarks.detection.generate`")
     with np.load(path) as kept:
         for number, about in enumerate(json.loads(str(kept["about"]))):
             yield Trace(norm=kept[f"{number}/norm"], loss=kept[f"{number}/loss"], **about)
@@ -113,6 +111,12 @@ def load_family(family: str) -> Iterator[Trace]:
         yield from made((family,))
     elif older_file().exists():
         yield from (trace for trace in shared(older_file()) if trace.family == family)
+
+
+def missing(families: Families) -> list[Path]:
+    """The recorded families that are not there: what makes them takes some minutes."""
+    recorded_ones = set(chosen(families)) & {*TUNE_MODELS, *TEST_MODELS}
+    return [path for path in map(corpus_file, sorted(recorded_ones)) if not path.exists()]
 
 
 def load(families: Families) -> Iterator[Trace]:
