@@ -48,6 +48,7 @@ def are_plain(gradients: Sequence[Tensor]) -> bool:
     return first is not None and all(
         type(each) is Tensor
         and not each.is_sparse
+        and not each.is_complex()
         and each.dtype == first.dtype
         and each.device == first.device
         for each in gradients
@@ -61,8 +62,8 @@ def values_of(gradient: Tensor) -> Tensor:
         local: Tensor = shard.to_local()
         return local
     if gradient.is_sparse:
-        return gradient.coalesce().values()
-    return gradient
+        gradient = gradient.coalesce().values()
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -130,6 +131,6 @@ def scaled(gradients: list[Tensor], factor: Tensor, *, plain: bool = False) -> N
 def values_in_place(gradient: Tensor) -> Tensor:
     """As `values_of`, but what is written there is written to the gradient."""
     if gradient.is_sparse:
-        # Only a coalesced one hands out the numbers that it holds.
-        return gradient._values()
+        # Of one that is not coalesced, values() would be a copy.
+        gradient = gradient._values()
     return values_of(gradient)

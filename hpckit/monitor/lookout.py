@@ -37,6 +37,8 @@ class Lookout:
         self.rules = rules if rules is not None else Rules()
         self.clips = dict(clips or {})
         self.tells_saturation = tells_saturation
+        # Optimizers that are clipped to a percentile: it clips a fixed share, by its nature.
+        self.by_percentile: set[str] = set()
         self.detectors: dict[str, Detector] = {}
         self._settings = detector
         self._plans: dict[tuple[str, ...], list[tuple[Detector, tuple[str, ...]]]] = {}
@@ -79,7 +81,7 @@ class Lookout:
                 loss=get(loss),
                 norm=get(norm),
                 gated=None if held is None else held > 0,
-                factor=get(clip),
+                factor=None if detector.optimizer in self.by_percentile else get(clip),
                 scale=get(scale),
             )
             if incident is not None and self._wanted(incident):

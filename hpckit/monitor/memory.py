@@ -39,6 +39,8 @@ def _like(old: Any, new: Any) -> Any:
     """A saved value in the shape of the attribute that it fills."""
     if isinstance(old, deque):
         return deque((_item(item) for item in new), old.maxlen)
+    if isinstance(old, dict):
+        return dict(new)
     return [_item(item) for item in new] if isinstance(old, list) else new
 
 

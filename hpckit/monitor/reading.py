@@ -6,6 +6,7 @@
     grad/norm/<optimizer>  total gradient norm before clipping
     grad/clip/<optimizer>  the factor that clipping applied, 1 where it did nothing
     grad/gated/<optimizer> 1 where the update was held back
+    grad/group/<optimizer>/<group>  norm of a parameter group that is clipped apart
     grad/scale/<optimizer> the scale of a float16 training's loss
     weights/update/<optimizer>  size of the update over size of the weights
     lr/<optimizer>         learning rate
@@ -24,6 +25,7 @@ NORM = "grad/norm"
 CLIP = "grad/clip"
 GATED = "grad/gated"
 SCALE = "grad/scale"
+GROUP = "grad/group"
 UPDATE = "weights/update"
 RATE = "lr"
 # The name of an optimizer that nobody named.

@@ -26,7 +26,8 @@ class Saturation(Memory):
         """Take in an accepted step; whether saturation begins with it."""
         if factor is None and self.clip is None:
             return False
-        was_clipped = factor < 1.0 if factor is not None else norm > (self.clip or 0.0)
+        # What was multiplied by 0.9999 was not clipped, it was rounded.
+        was_clipped = factor < 0.999 if factor is not None else norm > (self.clip or 0.0)
         if len(self.last) == WINDOW:
             self.clipped -= self.last[0]
         self.last.append(was_clipped)

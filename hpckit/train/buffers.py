@@ -1,21 +1,25 @@
-"""Buffers that a forward pass changes: a gated step must leave them as they were before it.
+"""Buffers that a forward pass changes: a pass that is held back must leave them as they were.
 
 Batch norm's statistics and spectral norm's vectors change in forward, long before anybody knows
 that the step is bad; one NaN batch would ruin evaluation with every weight finite. Each buffer has
-a shadow, as of the last accepted step. torch counts in-place changes, so that a large table of
-constants costs its memory once and no time; but batch norm's kernel changes its statistics
-without counting: those, and whatever is small, are copied at each step.
+a shadow, as of the end of the last pass in which nothing was held back. torch counts in-place
+changes, so that a large table of constants costs its memory once and no time; but batch norm's
+kernel and `.data` change without counting: statistics, whatever is small, and whatever was seen to
+change in the first passes is copied at each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 SMALL = 1024
+# Passes in which large buffers are compared, to see whether they change without counting.
+LOOKS = 8
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,11 +34,23 @@ class Slot:
     # Whether a change of it is sure to be counted.
     counts: bool
 
+    def buffer(self) -> Tensor | None:
+        return self.module._buffers.get(self.name)
+
     def may_have_changed(self, buffer: Tensor) -> bool:
-        return not self.counts or buffer is not self.seen or buffer._version != self.version
+        return not self.counts or buffer is not self.seen or _version(buffer) != self.version
 
     def settle(self, buffer: Tensor) -> None:
-        self.seen, self.version = buffer, buffer._version
+        self.seen, self.version = buffer, _version(buffer)
+
+    def renew(self, buffer: Tensor) -> None:
+        self.shadow = buffer.detach().clone()
+        self.settle(buffer)
+
+
+def _version(buffer: Tensor) -> int:
+    # One that was made in inference mode has none, and cannot change in place either.
+    return -1 if buffer.is_inference() else buffer._version
 
 
 def _counts(module: nn.Module, name: str, buffer: Tensor) -> bool:
@@ -42,17 +58,38 @@ def _counts(module: nn.Module, name: str, buffer: Tensor) -> bool:
     return not is_statistic and buffer.numel() > SMALL
 
 
+def _takes_writes(slot: Slot, buffer: Tensor) -> bool:
+    """Whether the tensor itself can be put back; another one can only be put in its place."""
+    # An expanded one has several places for one number.
+    is_expanded = 0 in buffer.stride()
+    return buffer is slot.seen and not buffer.is_inference() and not is_expanded
+
+
 class Buffers:
-    """All buffers of some models, and what each held after the last accepted step."""
+    """All buffers of some models, and what each held after the last good pass."""
 
     def __init__(self, models: Iterable[nn.Module]) -> None:
-        modules = {id(each): each for model in models for each in model.modules()}
+        self.models = list(models)
+        self._slots: list[Slot] = []
+        self._looks = LOOKS
+        self.renew()
+        for model in self.models:
+            # A checkpoint may be loaded after we were made.
+            hook = self._loaded
+            model.register_load_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
+
+    def _loaded(self, module: nn.Module, keys: Any) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """What the buffers hold now is what they hold: after a load, or a rollback."""
+        modules = {id(each): each for model in self.models for each in model.modules()}
         self._slots = [
             Slot(
                 module=module,
                 name=name,
                 seen=buffer,
-                version=buffer._version,
+                version=_version(buffer),
                 shadow=buffer.detach().clone(),
                 counts=_counts(module, name, buffer),
             )
@@ -60,53 +97,78 @@ class Buffers:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
+        self._looks = LOOKS
 
     def _changed(self) -> list[tuple[Slot, Tensor]]:
         found = []
         for slot in self._slots:
-            buffer = slot.module._buffers.get(slot.name)
+            buffer = slot.buffer()
             if buffer is None or not slot.may_have_changed(buffer):
                 continue
             if buffer.shape != slot.shadow.shape or buffer.dtype != slot.shadow.dtype:
                 # Another buffer altogether: there is nothing of it to go back to.
-                slot.shadow = buffer.detach().clone()
-                slot.settle(buffer)
+                slot.renew(buffer)
                 continue
             found.append((slot, buffer))
         return found
 
+    def _look(self) -> None:
+        """Find the large ones that change without counting; by then a forward pass was made."""
+        if not self._looks:
+            return
+        self._looks -= 1
+        for slot in self._slots:
+            buffer = slot.buffer()
+            if slot.counts and buffer is slot.seen and not torch.equal(buffer, slot.shadow):
+                slot.counts = False
+
     def commit(self) -> None:
-        """The step was good: what the buffers hold now is what they hold."""
-        self._copy([(slot.shadow, buffer, slot, buffer) for slot, buffer in self._changed()])
-
-    def restore(self) -> None:
-        """The step was bad: put back what they held before it."""
-        self._copy([(buffer, slot.shadow, slot, buffer) for slot, buffer in self._changed()])
-
-    @staticmethod
-    def _copy(pairs: list[tuple[Tensor, Tensor, Slot, Tensor]]) -> None:
+        """The pass was good: what the buffers hold now is what they hold."""
+        if not self._slots:
+            return
+        self._look()
+        pairs = self._changed()
         if pairs:
             with torch.no_grad():
-                torch._foreach_copy_([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        for _, _, slot, buffer in pairs:
+                torch._foreach_copy_(
+                    [slot.shadow for slot, _ in pairs], [buffer.detach() for _, buffer in pairs]
+                )
+        for slot, buffer in pairs:
             slot.settle(buffer)
 
     @torch.no_grad()
-    def settle(self, bad: Tensor) -> None:
-        """Commit or restore by a flag that is still on the device: a few kernels a type."""
+    def restore(self) -> None:
+        """Something was held back: put back what they held before the pass."""
+        self._look()
+        for slot, buffer in self._changed():
+            if _takes_writes(slot, buffer):
+                buffer.copy_(slot.shadow)
+            else:
+                buffer = slot.module._buffers[slot.name] = slot.shadow.clone()
+            slot.settle(buffer)
+
+    @torch.no_grad()
+    def settle(self, bad: Tensor, *, keep: bool = True) -> None:
+        """Commit or restore by a flag that is still on the device: a few kernels a type.
+
+        Without `keep` the buffers alone are put right: the pass is not over, and what it changes
+        from here on may have to go back as well.
+        """
+        self._look()
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[Slot, Tensor]]] = {}
         for slot, buffer in self._changed():
             groups.setdefault((buffer.device, buffer.dtype), []).append((slot, buffer))
         for pairs in groups.values():
             shadows = [slot.shadow for slot, _ in pairs]
-            buffers = [buffer for _, buffer in pairs]
+            buffers = [buffer.detach() for _, buffer in pairs]
             before = torch.cat([shadow.reshape(-1) for shadow in shadows])
             now = torch.cat([buffer.reshape(-1) for buffer in buffers])
             # where, never a product with 0: 0 times NaN is NaN.
             right = torch.where(bad.to(now.device, torch.bool), before, now)
             parts = torch.split(right, [buffer.numel() for buffer in buffers])
             shaped = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
-            torch._foreach_copy_(shadows, shaped)
             torch._foreach_copy_(buffers, shaped)
-            for slot, buffer in pairs:
-                slot.settle(buffer)
+            if keep:
+                torch._foreach_copy_(shadows, shaped)
+                for slot, buffer in pairs:
+                    slot.settle(buffer)

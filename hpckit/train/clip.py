@@ -39,10 +39,16 @@ class Clip(Memory):
                 raise ValueError(f"clip {name} must be above 0, not {number}")
         if percentile is not None and not 0 < percentile <= 100:
             raise ValueError(f"clip percentile must be above 0 and at most 100, not {percentile}")
+        if of < FEWEST:
+            raise ValueError(f"clip of must be at least {FEWEST} norms, not {of}")
         self.norm = norm
         self.value = value
         self.percentile = percentile
         self.at_most = at_most
+        # What a percentile is multiplied by, once it was tightened.
+        self.factor = 1.0
+        # What the script gave: a resumed run whose script says something else goes by that.
+        self.given = [norm, value, percentile, at_most, of]
         self.accepted: deque[float] = deque(maxlen=of)
         self.ordered: list[float] = []
         self.groups = {
@@ -57,7 +63,7 @@ class Clip(Memory):
         if len(self.ordered) < FEWEST:
             return self.at_most
         index = min(int(len(self.ordered) * self.percentile / 100), len(self.ordered) - 1)
-        limit = self.ordered[index]
+        limit = self.ordered[index] * self.factor
         # A stretch of zeros must not stop the training for good.
         return min(limit, self.at_most or math.inf) if limit > 0 else self.at_most
 
@@ -71,11 +77,13 @@ class Clip(Memory):
         insort(self.ordered, norm)
 
     def tighten(self, factor: float, *, least: float = 0.0) -> None:
-        """Multiply every limit, this one's and the groups'; `least` is a floor."""
+        """Multiply every limit, this one's and the groups'; none comes below `least` by it."""
         for name in ("norm", "value", "at_most"):
             old = getattr(self, name)
             if old is not None:
-                setattr(self, name, max(old * factor, least))
+                setattr(self, name, max(old * factor, min(old, least)))
+        if self.percentile is not None:
+            self.factor *= factor
         for clip in self.groups.values():
             clip.tighten(factor, least=least)
 
@@ -84,7 +92,11 @@ class Clip(Memory):
         return {**own, "groups": {name: clip.state_dict() for name, clip in self.groups.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict({**state, "groups": self.groups})
+        if state["given"] == self.given:
+            super().load_state_dict({**state, "groups": self.groups})
+        elif self.percentile is not None:
+            for norm in state["accepted"]:
+                self.accept(norm)
         for name, clip in self.groups.items():
             if name in state.get("groups", {}):
                 clip.load_state_dict(state["groups"][name])

@@ -40,6 +40,13 @@ class Gradients(NamedTuple):
     plain: bool
 
 
+def _coalesced(gradient: Tensor) -> Tensor:
+    """Repeated rows added up, in the gradient itself: clipped apart they would add up to more."""
+    if gradient.is_sparse and not gradient.is_coalesced():
+        gradient.copy_(gradient.coalesce())
+    return gradient
+
+
 class Parameters:
     """An optimizer's parameters in order of its groups; one that is listed twice counts once."""
 
@@ -88,6 +95,8 @@ class Parameters:
             present = [i for i, each in enumerate(self.all) if each.grad is not None]
         if self._plain is None or self._plain[0] != present:
             self._plain = (present, are_plain(found))
+        if not self._plain[1]:
+            found = [_coalesced(gradient) for gradient in found]
         return Gradients(found, present, self._plain[1])
 
     def of(self, gradients: Gradients) -> list[Tensor]:

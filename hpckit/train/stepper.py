@@ -15,6 +15,9 @@ Readings of step t are used after step t + lag - 1, by every rank and by every r
 
 from __future__ import annotations
 
+import copy
+import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -82,10 +85,13 @@ class Stepper:
         """`detail_every`: how often each parameter's norm is written; an incident always has it."""
         models = _models(model)
         self.buffers = Buffers(models)
-        self.watched = _watch(optimizers, models, clip, self.buffers)
+        self.watched = _watch(optimizers, models, clip)
         on_gpu = any(each.is_cuda for one in self.watched.values() for each in one.parameters.all)
         self.lag = Lag(lag if lag is not None else LAG_ON_GPU if on_gpu else 1)
         self.lookout = lookout if lookout is not None else Lookout()
+        self.lookout.by_percentile |= {
+            name for name, each in self.watched.items() if each.clip.percentile is not None
+        }
         self.sinks = list(sinks)
         self.detail_every = detail_every
         self.step_number = step
@@ -95,7 +101,9 @@ class Stepper:
         self._heads = Ring(self.lag.steps + 1)
         self._vectors = {name: Ring(self.lag.steps + DETAILS) for name in self.watched}
         self._late: deque[Pending] = deque(maxlen=DETAILS)
-        self._scalers: list[Any] = []
+        # Scalers of this pass, by identity, and the optimizers that they have served.
+        self._scalers: dict[int, tuple[Any, set[str]]] = {}
+        self._gates: list[float | Tensor] = []
         alone = len(self.watched) == 1
         self._keys = {name: Keys(name, alone=alone) for name in self.watched}
         self._began = time.perf_counter()
@@ -118,16 +126,52 @@ class Stepper:
         """Measure, clip, gate and step an optimizer; the only one where there is one."""
         name, watched = self._find(optimizer)
         limit = self.lookout.limit(name)
-        if closure is not None:
-            measured, value = watched.step_with(closure, limit=limit)
-            loss = value if loss is None else loss
-        else:
-            measured = watched.step(limit=limit, scaler=scaler)
         if loss is not None:
-            self._losses[self._keys[name].loss] = _plain(loss)
-        if measured.scale is not None and scaler not in self._scalers:
-            self._scalers.append(scaler)
+            # First: what is no number must not be found out when the weights have moved.
+            self._losses[self._keys[name].loss] = _plain(loss, "the loss")
+        if closure is not None:
+            if scaler is not None:
+                raise ValueError("step(closure=...) takes no scaler: torch has none for it either")
+            measured, value = watched.step_with(closure, limit=limit)
+            if loss is None and value is not None:
+                self._losses[self._keys[name].loss] = _plain(value, "the closure's loss")
+        else:
+            self._take_scaler(name, scaler)
+            measured = watched.step(limit=limit, scaler=scaler)
+        self._hold_buffers(measured.gated)
         self._note(name, watched, measured)
+
+    def _take_scaler(self, name: str, scaler: Any) -> None:
+        """Remember whom a scaler has served: until its update it does so once."""
+        if scaler is None or not scaler.is_enabled():
+            return
+        served = self._scalers.setdefault(id(scaler), (scaler, set()))[1]
+        if name in served:
+            raise RuntimeError(
+                f"optimizer {name} has stepped with this scaler in this pass: call end() first"
+            )
+        served.add(name)
+
+    def _hold_buffers(self, gated: float | Tensor) -> None:
+        """A step that is held back takes with it what the pass has done to buffers."""
+        self._gates.append(gated)
+        if isinstance(gated, Tensor):
+            if len(self.watched) > 1:
+                self.buffers.settle(gated, keep=False)
+        elif gated:
+            self.buffers.restore()
+
+    def _settle_buffers(self) -> None:
+        """The pass is over: its buffers count, unless anything of it was held back."""
+        flags = [gated for gated in self._gates if isinstance(gated, Tensor)]
+        if any(gated for gated in self._gates if not isinstance(gated, Tensor)):
+            self.buffers.restore()
+        elif flags:
+            bad = flags[0] if len(flags) == 1 else torch.stack(flags).amax()
+            self.buffers.settle(bad)
+        else:
+            self.buffers.commit()
+        self._gates.clear()
 
     def _find(self, optimizer: Optimizer | str | None) -> tuple[str, Watched]:
         for name, watched in self.watched.items():
@@ -141,13 +185,17 @@ class Stepper:
 
     def _note(self, name: str, watched: Watched, measured: Measured) -> None:
         values, keys = self._values, self._keys[name]
+        if keys.norm in values:
+            measured = _worse(measured, values[keys.norm], values[keys.clip], values[keys.gated])
         values[keys.norm] = measured.norm
         values[keys.clip] = measured.factor
         values[keys.gated] = measured.gated
-        rate = watched.optimizer.param_groups[0]["lr"]
-        # A rate that lives on the GPU would have to be waited for.
-        if not isinstance(rate, Tensor) or not rate.is_cuda:
+        rate = watched.optimizer.param_groups[0].get("lr")
+        # A rate that lives on the GPU would have to be waited for; some optimizers have none.
+        if rate is not None and not (isinstance(rate, Tensor) and rate.is_cuda):
             values[keys.rate] = float(rate)
+        for group, norm in (measured.groups or {}).items():
+            values[f"{names.GROUP}/{name}/{group}"] = _plain(norm, group)
         if measured.scale is not None:
             values[keys.scale] = measured.scale
         if measured.sample is not None:
@@ -159,15 +207,16 @@ class Stepper:
     def log(self, **values: float | Tensor) -> None:
         """Add numbers to this step's reading: `log(mel=loss_mel)` is train/mel."""
         for name, value in values.items():
-            key = name if "/" in name else f"train/{name}"
-            self._values[key] = _plain(value)
+            key = name if "/" in name or name == "epoch" else f"train/{name}"
+            self._values[key] = _plain(value, name)
 
     def end(self) -> list[Incident]:
         """Close this step; what is wrong, by the readings that are due."""
-        for scaler in self._scalers:
+        for scaler, _ in self._scalers.values():
             # Once a pass, after every optimizer: the others still need the scale they were given.
-            scaler.update()
+            _update(scaler)
         self._scalers.clear()
+        self._settle_buffers()
         now = time.perf_counter()
         self._values["time/step"] = now - self._began
         self._began = now
@@ -210,6 +259,8 @@ class Stepper:
                 self.epochs[name].add(pending.step, values[keys.norm], gated=gated > 0)
                 if not gated:
                     watched.clip.accept(values[keys.norm])
+                    for group, clip in watched.clip.groups.items():
+                        clip.accept(values.get(f"{names.GROUP}/{name}/{group}", math.nan))
         reading = Reading(step=pending.step, values=values, time=pending.time)
         incidents = self.lookout.observe(reading, self._detail)
         if self.sinks:
@@ -226,7 +277,7 @@ class Stepper:
             values[self._keys[name].update] = updates.ratio
 
     def _write(self, reading: Reading, pending: Pending, incidents: list[Incident]) -> None:
-        if incidents or pending.step % self.detail_every == 0:
+        if incidents or (self.detail_every and pending.step % self.detail_every == 0):
             details = {name: self._landed(pending, name) for name in pending.details}
             reading = Reading(
                 step=reading.step,
@@ -234,10 +285,16 @@ class Stepper:
                 time=reading.time,
                 parameters={name: norms for name, norms in details.items() if norms},
             )
-        for sink in self.sinks:
-            sink.write(reading)
-            for incident in incidents:
-                sink.incident(incident)
+        for sink in list(self.sinks):
+            try:
+                sink.write(reading)
+                for incident in incidents:
+                    sink.incident(incident)
+            except Exception as error:
+                # A picture is not worth a training.
+                self.sinks.remove(sink)
+                what = f"{type(sink).__name__}: {type(error).__name__}: {error}"
+                print(f"hpckit: {what}; the training goes on without it", file=sys.stderr)
 
     def _detail(self, optimizer: str) -> Iterator[Mapping[str, float]]:
         """An optimizer's parameter norms, newest first; what is not here yet is dropped."""
@@ -268,10 +325,22 @@ class Stepper:
 
     def finish(self) -> list[Incident]:
         """The training is over: use what is still in flight, and write it."""
-        found = self._use(self.lag.drain())
+        due = self.lag.push(self._send()) if self._values else []
+        # An epoch may have ended after the last step.
+        self._new_pass()
+        found = self._use([*due, *self.lag.drain()])
         for sink in self.sinks:
             sink.flush()
         return found
+
+    def went_back(self, step: int) -> None:
+        """Weights and state were put back to how they were before `step`, in place."""
+        self.step_number = step
+        self.lag.drain()
+        self._late.clear()
+        self._new_pass()
+        self.buffers.renew()
+        self.lookout.went_back()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes: readings in flight are waited for."""
@@ -295,13 +364,45 @@ class Stepper:
                 self.epochs[name].load_state_dict(state["epochs"][name])
         self._late.clear()
         self._new_pass()
+        # Whichever is loaded first: what the model holds now is what a gate goes back to.
+        self.buffers.renew()
 
 
-def _plain(value: float | Tensor) -> float | Tensor:
+def _plain(value: float | Tensor, what: str) -> float | Tensor:
     """A number that is here, or a tensor on a device that is not waited for."""
     if not isinstance(value, Tensor):
         return float(value)
+    if value.numel() != 1:
+        raise ValueError(f"{what} must be one number, not {tuple(value.shape)}: take its mean")
     return value.detach() if value.is_cuda else float(value.item())
+
+
+def _worse(
+    measured: Measured, norm: float | Tensor, factor: float | Tensor, gated: float | Tensor
+) -> Measured:
+    """Of two steps of an optimizer in one pass what was worst: a gate, a NaN, the larger norm."""
+    device = measured.each.device
+    before = [torch.as_tensor(each, dtype=torch.float64).to(device) for each in (norm, gated)]
+    now = [
+        torch.as_tensor(each, dtype=torch.float64).to(device)
+        for each in (measured.norm, measured.gated)
+    ]
+    # maximum keeps a NaN, whichever of the two it is.
+    largest, shut = torch.maximum(before[0], now[0]), torch.maximum(before[1], now[1])
+    both = torch.as_tensor(factor).to(device), torch.as_tensor(measured.factor).to(device)
+    smallest = torch.minimum(both[0], both[1])
+    if device.type == "cpu":
+        return measured._replace(norm=float(largest), factor=float(smallest), gated=float(shut))
+    return measured._replace(norm=largest, factor=smallest, gated=shut)
+
+
+def _update(scaler: Any) -> None:
+    """Let a scaler find its next scale, if it saw any gradient."""
+    states = scaler._per_optimizer_states
+    if any(state["found_inf_per_device"] for state in states.values()):
+        scaler.update()
+    else:
+        states.clear()
 
 
 def _models(given: Models) -> list[nn.Module]:
@@ -310,9 +411,7 @@ def _models(given: Models) -> list[nn.Module]:
     return list(given.values() if isinstance(given, Mapping) else given)
 
 
-def _watch(
-    given: Optimizers, models: list[nn.Module], clip: Clips, buffers: Buffers
-) -> dict[str, Watched]:
+def _watch(given: Optimizers, models: list[nn.Module], clip: Clips) -> dict[str, Watched]:
     optimizers = dict(given) if isinstance(given, Mapping) else {names.MAIN: given}
     if isinstance(clip, Mapping):
         unknown = set(clip) - set(optimizers)
@@ -323,6 +422,9 @@ def _watch(
     found = {}
     for name, optimizer in optimizers.items():
         own = clip.get(name) if isinstance(clip, Mapping) else clip
+        # A copy each: one that was given for several must not mix their norms.
+        is_shared = not isinstance(clip, Mapping) and len(optimizers) > 1
         settings = own if isinstance(own, Clip) else Clip(own)
-        found[name] = Watched(name, optimizer, known, buffers, settings)
+        settings = copy.deepcopy(settings) if is_shared else settings
+        found[name] = Watched(name, optimizer, known, settings)
     return found

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hpckit.monitor.gradients import Norms, measure, scaled
-from hpckit.train.buffers import Buffers
 from hpckit.train.clip import Clip
 from hpckit.train.clipping import EPSILON, clip_in_place
 from hpckit.train.closure import Evaluations, step_or_put_back
@@ -34,18 +33,17 @@ class Measured(NamedTuple):
     each: Tensor
     gradients: Gradients
     sample: Sample | None = None
+    # The norms of groups that are clipped apart.
+    groups: dict[str, Tensor] | None = None
     scale: float | Tensor | None = None
 
 
 class Watched:
     """An optimizer whose every step is looked at before it happens."""
 
-    def __init__(
-        self, name: str, optimizer: Optimizer, known: dict[int, str], buffers: Buffers, clip: Clip
-    ) -> None:
+    def __init__(self, name: str, optimizer: Optimizer, known: dict[int, str], clip: Clip) -> None:
         self.name = name
         self.optimizer = optimizer
-        self.buffers = buffers
         self.clip = clip
         self.updates = Updates()
         self.parameters = Parameters(optimizer=optimizer, known=known)
@@ -91,39 +89,40 @@ class Watched:
             self._hold_back()
             return Measured(total, 1.0, 1.0, norms.each, gradients)
         sample = self.updates.before(self.parameters.of(gradients))
-        factor = self._apply(gradients, norms, total)
-        self.buffers.commit()
-        self.parameters.note_born(gradients)
-        return Measured(total, factor, 0.0, norms.each, gradients, sample and sample.taken())
-
-    def _hold_back(self) -> None:
-        self.buffers.restore()
-        # A schedule that steps next must not think that its optimizer was forgotten.
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]
-
-    def _apply(self, gradients: Gradients, norms: Norms, total: float) -> float | Tensor:
-        explicit = clip_in_place(self.clip, self.parameters, gradients, norms)
-        if explicit is not None:
-            self.optimizer.step()
-            return explicit
-        most = self.clip.limit()
-        factor = 1.0 if most is None else most / (total + EPSILON)
-        if factor >= 1.0:
-            self.optimizer.step()
-            return 1.0
-        device = norms.total.device
-        if self._in_kernel(gradients):
+        factor, groups = self._clip(gradients, norms, total)
+        if factor < 1.0 and groups is None and self._in_kernel(gradients):
+            device = norms.total.device
             told = {
                 "found_inf": torch.zeros((), device=device),
                 "grad_scale": torch.tensor(1 / factor, device=device),
             }
             _step_told(self.optimizer, told)
         else:
+            self.optimizer.step()
+        self.parameters.note_born(gradients)
+        return Measured(
+            total, factor, 0.0, norms.each, gradients, sample and sample.taken(), groups
+        )
+
+    def _hold_back(self) -> None:
+        # A schedule that steps next must not think that its optimizer was forgotten.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+
+    def _clip(
+        self, gradients: Gradients, norms: Norms, total: float
+    ) -> tuple[float, dict[str, Tensor] | None]:
+        """Clip gradients, but for what the kernel does better; the factor, and groups' norms."""
+        explicit = clip_in_place(self.clip, self.parameters, gradients, norms)
+        if explicit is not None:
+            return float(explicit.factor), explicit.groups
+        most = self.clip.limit()
+        factor = 1.0 if most is None else min(1.0, most / (total + EPSILON))
+        if factor < 1.0 and not self._in_kernel(gradients):
+            device = norms.total.device
             if self._by is None or self._by.device != device:
                 self._by = torch.empty((), device=device)
             scaled(gradients.values, self._by.fill_(factor), plain=gradients.plain)
-            self.optimizer.step()
-        return factor
+        return factor, None
 
     def _in_kernel(self, gradients: Gradients) -> bool:
         """Whether the optimizer's own kernel is the cheapest place to multiply gradients.
@@ -141,36 +140,48 @@ class Watched:
         # One comparison: NaN is not at most anything.
         bad = (~(total <= limit)).to(torch.float32)
         told = {"found_inf": bad}
-        factor = clip_in_place(self.clip, self.parameters, gradients, norms)
+        factor: float | Tensor = 1.0
+        explicit = clip_in_place(self.clip, self.parameters, gradients, norms)
         most = self.clip.limit()
-        if factor is None and most is not None:
+        if explicit is not None:
+            factor = explicit.factor
+        elif most is not None:
             factor = (most / (total + EPSILON)).clamp(max=1.0)
             told["grad_scale"] = factor.reciprocal().to(torch.float32)
         sample = self.updates.before(self.parameters.of(gradients))
         _step_told(self.optimizer, told)
-        self.buffers.settle(bad)
-        applied = 1.0 if factor is None else factor
-        return Measured(total, applied, bad, norms.each, gradients, sample and sample.taken())
+        taken = sample and sample.taken()
+        groups = explicit.groups if explicit is not None else None
+        return Measured(total, factor, bad, norms.each, gradients, taken, groups)
 
     # An optimizer that evaluates the loss itself.
 
     def step_with(self, closure: Callable[[], Any], *, limit: float) -> tuple[Measured, Any]:
-        """Measure in each evaluation; should one be bad, put everything back as it was."""
-        evaluations = Evaluations(closure, self._norm)
+        """Measure and clip in each evaluation; should one be bad, put all back as it was."""
+        factors: list[float] = []
+        evaluations = Evaluations(closure, lambda: self._evaluated(factors))
         gradients = self.parameters.gradients()
-        each = measure(gradients.values).each
         applied = evaluations.worst <= min(limit, MOST) and step_or_put_back(
             self.optimizer, self.parameters.all, evaluations
         )
-        if applied:
-            self.buffers.commit()
-        else:
+        if not applied:
             self._hold_back()
-        found = Measured(evaluations.worst, 1.0, float(not applied), each, gradients)
+        each = measure(gradients.values).each
+        factor = min(factors, default=1.0)
+        found = Measured(evaluations.worst, factor, float(not applied), each, gradients)
         return found, evaluations.loss
 
-    def _norm(self) -> float:
-        return float(measure(self.parameters.gradients().values).total)
+    def _evaluated(self, factors: list[float]) -> float:
+        """The norm of an evaluation's gradients, which are clipped after that."""
+        gradients = self.parameters.gradients()
+        norms = measure(gradients.values, plain=gradients.plain)
+        total = float(norms.total)
+        if math.isfinite(total):
+            factor, groups = self._clip(gradients, norms, total)
+            if factor < 1.0 and groups is None and self._in_kernel(gradients):
+                scaled(gradients.values, torch.tensor(factor), plain=gradients.plain)
+            factors.append(factor)
+        return total
 
 
 def _step_told(optimizer: Optimizer, told: dict[str, Tensor]) -> None:
