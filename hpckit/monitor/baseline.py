@@ -29,6 +29,11 @@ class Baseline(Memory):
         floor: float = 0.1,
         every: int = 16,
     ) -> None:
+        if window < 16 or warm < 1 or lag < 0 or every < 1:
+            raise ValueError(
+                f"a baseline needs a window of at least 16 and a warm-up of at least 1, "
+                f"not {window} and {warm}"
+            )
         self.window, self.lag, self.warm, self.floor, self.every = window, lag, warm, floor, every
         self.values: deque[float] = deque(maxlen=window + lag)
         self.count = 0
@@ -57,9 +62,10 @@ class Baseline(Memory):
 
     def _refresh(self) -> None:
         # Every second value: half the cost, and neighbours say nearly the same.
-        old = list(self.values)[: -self.lag : 2]
+        values = list(self.values)
+        old = values[: -self.lag : 2] if len(values) > self.lag + 16 else values
         half = len(old) // 2
-        first, second = median(old[:half]), median(old[half:])
+        first, second = median(old[:half] or old), median(old[half:])
         slope = (second - first) / (len(old) - half)
         self.level = median(old)
         start = self.level - slope * (len(old) - 1) / 2

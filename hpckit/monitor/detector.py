@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import islice
 from typing import Any
 
 from hpckit.monitor.incident import Answer, Incident, number
@@ -26,6 +27,13 @@ LEAST_SCALE = 1.0
 CALIBRATION = 24
 # Overflows in a row that a float16 training may have later: its scale is halved at each.
 OVERFLOWS = 8
+# A run of broken steps that is rarer than this comes from the weights, not from the data.
+CHANCE = 1e-6
+EARLY = 64
+# A loss that breaks in the first steps was never good; going back costs nothing.
+BIRTH = 8
+# So many steps without any gradient are no accident.
+DEAD = 16
 # Acts of a kind are one event while nothing has been done about them.
 AGAIN = 100
 
@@ -66,8 +74,10 @@ class Detector(Memory):
         self.saturation = Saturation(clip)
         # Non-finite: how many running, and which of the last were.
         self.broken = 0
-        self.breaks: deque[bool] = deque(maxlen=32)
+        self.breaks: deque[bool] = deque(maxlen=512)
         self.seen = 0
+        # Steps running whose gradient was exactly zero.
+        self.dead = 0
         # The run began with overflows: it trains in float16.
         self.calibrates = False
         self.gone = False
@@ -102,7 +112,8 @@ class Detector(Memory):
         self.broken = 0
         self.seen += 1
         if norm is None or norm <= 0:
-            return self._once(self._loss_alone(step, loss))
+            return self._once(self._loss_alone(step, loss, norm))
+        self.dead = 0
         held = gated if gated is not None else not norm <= self.limit
         bad = self.norms.take(step, math.log(norm), held)
         if loss is not None:
@@ -137,6 +148,9 @@ class Detector(Memory):
         else:
             float16 = scaling or (scale is None and self.calibrates)
             unusual = self._was_unusual() or (loss is not None and self.loss.is_absurd(loss))
+            if float16 and loss is not None and not self.loss.is_above(loss):
+                # A larger gradient is what overflows: only the loss tells.
+                unusual = False
             patient = float16 and not loss_broken and not unusual and self.broken < OVERFLOWS
             if not patient and (unusual or self._is_no_accident(loss_broken)):
                 return self._incident(step, "non_finite", "act", self._running(what))
@@ -149,16 +163,24 @@ class Detector(Memory):
         return what if self.broken == 1 else f"{what}, {self.broken} steps running"
 
     def _was_unusual(self) -> bool:
-        return self.norms.was_unusual() or self.loss.is_worse()
+        return self.norms.was_unusual(self.loss) or self.loss.is_worse()
 
     def _is_no_accident(self, loss_broken: bool) -> bool:
-        """Whether it is more than one bad batch; early on, going back costs nothing."""
+        """Whether it is more than one bad batch."""
         if self.seen == 0:
             return self.broken >= 3
-        often = sum(self.breaks) * 2 > (self.breaks.maxlen or 0)
-        judged_by = self.norms.usual if self.norms.accepted else self.loss.usual
-        early = not judged_by.ready
-        return early or often or self.broken >= (2 if loss_broken else 3)
+        if self.seen <= BIRTH and loss_broken:
+            return True
+        often = sum(islice(reversed(self.breaks), 32)) > 16
+        return often or self.broken >= max(2 if loss_broken else 3, self._by_chance())
+
+    def _by_chance(self) -> int:
+        """How many running are no chance any more, by how often one was broken before."""
+        earlier = sum(self.breaks) - self.broken
+        if earlier <= 0:
+            return 0
+        share = (1 + earlier) / (1 + max(len(self.breaks) - self.broken, EARLY))
+        return math.ceil(math.log(CHANCE) / math.log(min(share, 0.5)))
 
     def _held(self, step: int, norm: float) -> Incident:
         said, usual = self._times_usual(norm, self.norms.usual.level)
@@ -179,7 +201,7 @@ class Detector(Memory):
     ) -> Incident | None:
         self.norms.accept(math.log(norm))
         anchor = self.norms.anchor
-        if self.norms.has_left_for_good() and anchor is not None:
+        if self.norms.has_left_for_good(self.loss) and anchor is not None:
             said, usual = self._times_usual(norm, anchor)
             return self._incident(step, "explosion", "act", said, value=norm, usual=usual)
         saturates = self.saturation.observe(norm, factor)
@@ -187,11 +209,15 @@ class Detector(Memory):
             return self._loss_gone(step, loss)
         return self._saturated(step, norm) if saturates else self._drift(step, norm)
 
-    def _loss_alone(self, step: int, loss: float | None) -> Incident | None:
+    def _loss_alone(self, step: int, loss: float | None, norm: float | None) -> Incident | None:
         if loss is None:
             return None
         self.loss.observe(step, loss, accepted=True)
-        return self._loss_gone(step, loss) if self._is_gone() else None
+        self.dead = self.dead + 1 if norm is not None else 0
+        # Data that got harder has gradients; what is lost without them does not come back.
+        lost = self.dead >= DEAD and self.loss.is_forgotten() and not self.gone
+        self.gone = self.gone or lost
+        return self._loss_gone(step, loss) if lost or self._is_gone() else None
 
     def _is_gone(self) -> bool:
         """Whether the loss is gone: said once, until it has come back."""
@@ -255,7 +281,9 @@ class Detector(Memory):
         """An act that was asked for is not asked for again at once."""
         if incident is None or not incident.acts:
             return incident
-        if incident.step < self.acted.get(incident.kind, -AGAIN) + AGAIN:
+        last = self.acted.get(incident.kind)
+        # A step that went back begins anew: a log's, or a run's.
+        if last is not None and last <= incident.step < last + AGAIN:
             return None
         self.acted[incident.kind] = incident.step
         return incident

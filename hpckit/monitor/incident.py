@@ -39,7 +39,9 @@ class Incident:
             share = "" if self.share is None else f" ({self.share:.0%} of it)"
             parts.append(f"worst parameter {self.parameter}{share}")
         if self.onset is not None and self.onset < self.step:
-            parts.append(f"growing since step {self.onset}")
+            grew = self.kind in ("explosion", "drift")
+            since = "growing since step" if grew else "what is newer than this may be damaged: step"
+            parts.append(f"{since} {self.onset}")
         return f"step {self.step}: " + "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ spread and by the range that its level has covered so far, never by a ratio.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from hpckit.monitor.baseline import Baseline, median
@@ -15,6 +16,7 @@ from hpckit.monitor.onset import onset
 FIRST = 16
 FAR = 8.0
 LONG = 64
+ABOVE = 3.0
 # How far beyond all it ever covered a loss must be to be gone whatever it had learned.
 BEYOND, RISING = 10.0, 3.0
 # After so many steps far above the usual it is a new usual, not a loss that is gone.
@@ -68,8 +70,24 @@ class LossWatch(Memory):
             self.highest = max(self.usual.level, self.start)
 
     def is_worse(self) -> bool:
-        """Most of the last losses are far above the usual."""
-        return self.far >= 3
+        """Most of the last losses are far above the usual, and have not long settled there."""
+        if self.far < LONG:
+            return self.far >= 3
+        losses = list(self.last)[-LONG:]
+        newest, older = median(losses[-FIRST:]), median(losses[:FIRST])
+        return newest > older + 0.2 * (older - self.usual.level)
+
+    def is_above(self, loss: float) -> bool:
+        """Whether a single loss is higher than usual."""
+        return not self.usual.ready or loss > self.usual.level + ABOVE * self._spread()
+
+    def is_forgotten(self) -> bool:
+        """The newest losses are where half and more of what was learned is lost."""
+        if not self.usual.ready or self.far < FIRST:
+            return False
+        learned = self.start - self.lowest
+        newest = median(list(self.last)[-FIRST:])
+        return learned > 10 * self._spread() and newest - self.lowest > 0.5 * learned
 
     def is_better(self) -> bool:
         """The newest losses are below the usual: what grows, grows in good health."""
@@ -77,10 +95,6 @@ class LossWatch(Memory):
             return False
         newest = median(list(self.last)[-8:])
         return newest < self.usual.level - 0.5 * max(self.usual.spread, 1e-12)
-
-    def is_high(self) -> bool:
-        """The newest loss is far above the usual, or nobody tells the loss."""
-        return self.excess is None or self.excess > FAR
 
     def is_out_of_range(self) -> bool:
         """The newest losses are above all that the loss ever covered, and as much again."""
@@ -112,20 +126,28 @@ class LossWatch(Memory):
             return True
         # It overshot all it ever was, and settled where what was learned is mostly gone. A harder
         # curriculum brings a loss up too, but not above where it once began, and not for long.
+        # One that is negative has no floor, and what of it was learned nobody can say: a critic's
+        # score, a log-likelihood.
         return (
-            learned > 10 * self.usual.spread
+            self.lowest >= 0
+            and learned > 10 * self.usual.spread
             and 0.5 * learned < back < 2.0 * learned
             and self.peak > self.highest + 0.25 * reach
         )
 
     def is_absurd(self, loss: float) -> bool:
         """Whether a single loss is far beyond all that it ever covered."""
+        if not self.usual.ready:
+            worst = max(self.first, default=math.inf)
+            return loss > worst + BEYOND * max(worst - min(self.first, default=0.0), abs(worst))
         reach = max(self.highest - self.lowest, 10 * self._spread())
-        return self.usual.ready and loss > self.highest + BEYOND * reach
+        return loss > self.highest + BEYOND * reach
 
     def onset(self, step: int) -> int:
         """When it began to rise."""
         return onset(list(self.steps), list(self.last), step, self.usual.level + self._spread())
 
     def _spread(self) -> float:
-        return max(self.usual.spread, 0.01 * abs(self.usual.level), 1e-12)
+        # What is nothing beside all that was learned is no disaster: a loss near zero spikes.
+        covered = 1e-3 * (self.highest - self.lowest)
+        return max(self.usual.spread, 0.01 * abs(self.usual.level), covered, 1e-12)

@@ -22,6 +22,8 @@ RETURNED = 16
 # A loss that so many spreads above its usual is worse, not noisy.
 WORSE = 20.0
 FOURFOLD = math.log(4.0)
+# While nothing is usual yet, a norm so far above those before it is growing.
+EARLY = math.log(10.0)
 # A norm that is no accident so far above its usual, and gradients that have died below it.
 ABSURD, DEAD = math.log(100.0), math.log(30.0)
 
@@ -86,7 +88,9 @@ class NormWatch(Memory):
                 self.outliers.append((self.accepted, max(each[0] for each in self.episode)))
                 self._set_gate()
             self.episode.clear()
-        self.running = 0
+        if not self.is_young() or self.recent[-1][3] < 0.5 * self.width:
+            # In a young run a gate that flaps is one that stays shut.
+            self.running = 0
         self.accepted += 1
         if self.usual.add(x):
             self._set_gate()
@@ -114,7 +118,7 @@ class NormWatch(Memory):
         newest = islice(reversed(self.recent), 3)
         absurd = sum(row[3] > self.explodes for row in newest)
         drifted = self.told_at is not None and self.accepted < self.told_when + STAYS
-        return absurd >= 2 or (absurd == 1 and drifted and loss.is_high())
+        return absurd >= 2 or (absurd == 1 and drifted and (loss.excess is None or loss.is_worse()))
 
     def _grows(self) -> bool:
         """Whether the episode gets worse from step to step."""
@@ -130,8 +134,14 @@ class NormWatch(Memory):
         after = min(each[1] or 0.0 for each in self.episode[-2:])
         return after > max(3 * before, WORSE)
 
+    def is_young(self) -> bool:
+        """Networks leave their first plateau with norms that grow in health."""
+        return self.accepted < self.usual.window
+
     def _is_ramp(self) -> bool:
         """The norm rose step by step to where it is, it did not jump there."""
+        if self.is_young():
+            return False
         newest_first = [row[1] for row in reversed(self.recent)]
         return any(_rises(newest_first[: 6 * block], block) for block in (8, 16, 32))
 
@@ -146,7 +156,7 @@ class NormWatch(Memory):
         self.episode.clear()
         self.running = 0
 
-    def has_left_for_good(self) -> bool:
+    def has_left_for_good(self, loss: LossWatch) -> bool:
         """One new level after the other was let through, and now it is absurd."""
         if self.anchor is None:
             return False
@@ -156,7 +166,7 @@ class NormWatch(Memory):
         above = self.recent[-1][1] - self.anchor
         self.beyond = self.beyond + 1 if above > self.explodes else 0
         self.returned += above < self.times / 2
-        return self.beyond >= 3
+        return self.beyond >= 3 and not loss.is_better()
 
     def drifted_from(self) -> float | None:
         """The level from which the norm has drifted, when that is news."""
@@ -171,19 +181,25 @@ class NormWatch(Memory):
         self.told_at, self.told_when = now, self.accepted
         return since
 
-    def was_unusual(self) -> bool:
+    def was_unusual(self, loss: LossWatch) -> bool:
         """Whether the last steps were not usual: then a non-finite one is no accident.
 
         Far above is growth. Far below counts as well: weights that are too large saturate what
         follows them, and gradients die before the loss does.
         """
         if not self.usual.ready:
-            return False
+            # Nothing is usual yet, but norms at a start fall; after a new level they stay.
+            values = list(self.usual.values)
+            return len(values) >= 2 and values[-1] > median(values[:-1]) + EARLY
         rows = list(islice(reversed(self.recent), 8))
         far = max(math.log(3.0), 4 * self.usual.spread)
         above = sum(row[3] > far for row in rows)
         below = sum(row[3] < -max(DEAD, far) for row in rows)
-        return above >= 3 or below >= 3 or (bool(rows) and rows[0][3] > ABSURD)
+        return (
+            (above >= 3 and not loss.is_better())
+            or below >= 3
+            or (bool(rows) and rows[0][3] > ABSURD)
+        )
 
     def onset(self, step: int) -> int:
         """When it began to rise."""

@@ -167,6 +167,68 @@ def test_a_run_that_dies_in_its_first_steps_is_acted_on() -> None:
     assert kinds(live([(1580.0, 4.5), (math.nan, math.inf)])) == [("non_finite", "act")]
 
 
+@pytest.mark.parametrize("at", [20, 60, 63])
+def test_one_nan_batch_before_anything_is_usual_is_skipped_like_any_other(at: int) -> None:
+    steps = healthy(300)
+    steps[at] = (math.nan, math.nan)
+    assert kinds(live(steps)) == [("non_finite", "skip")]
+
+
+def test_one_nan_batch_after_a_new_level_is_skipped_like_any_other() -> None:
+    steps = healthy(500) + healthy(300, level=200.0, seed=1)
+    steps[540] = (math.nan, math.nan)
+    assert not [each for each in live(steps) if each.acts]
+
+
+def test_a_young_run_that_grows_before_it_breaks_is_acted_on() -> None:
+    steps = [*healthy(20), (80.0, 9.0), (900.0, 80.0), (math.nan, math.nan)]
+    assert [each.step for each in live(steps) if each.acts] == [22]
+
+
+def test_data_of_which_a_part_is_nan_is_skipped_and_no_reason_to_go_back() -> None:
+    rng = random.Random(10)
+    steps = [(math.nan, math.nan) if rng.random() < 0.05 else step for step in healthy(10_000)]
+    incidents = live(steps)
+    assert {each.answer for each in incidents} == {"skip"}
+    assert len(incidents) > 400
+
+
+def test_data_that_is_nan_from_now_on_is_acted_on() -> None:
+    assert [each for each in live([*healthy(500), *[(math.nan, math.nan)] * 5]) if each.acts]
+
+
+def test_a_network_that_died_is_acted_on_though_its_gradient_is_zero() -> None:
+    rng = random.Random(11)
+    learning = [(1.0, 3.8 * math.exp(-n / 80) + 0.2 + rng.gauss(0, 0.02)) for n in range(600)]
+    dead = [(0.0, 3.87)] * 100
+    acts = [each for each in live(learning + dead) if each.acts]
+    assert kinds(acts) == [("loss_lost", "act")]
+
+
+def test_a_critics_score_that_wanders_is_not_lost() -> None:
+    rng = random.Random(12)
+    steps = [(3.0, 3 * math.sin(n / 200) - 1.0 + rng.gauss(0, 0.05)) for n in range(4000)]
+    assert not [each for each in live(steps) if each.acts]
+
+
+def test_a_log_whose_steps_begin_again_is_judged_anew() -> None:
+    detector = Detector()
+    live([*healthy(500), *[(math.nan, math.nan)] * 3], detector, start=1000)
+    again = live([*healthy(100), *[(math.nan, math.nan)] * 60], detector, start=1000)
+    assert [each for each in again if each.acts]
+
+
+@pytest.mark.parametrize("settings", [{"window": 0}, {"warm": 0}, {"window": 8}])
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="baseline"):
+        Detector(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("warm", [1, 16, 18])
+def test_a_short_warm_up_works(warm: int) -> None:
+    live(healthy(200), Detector(warm=warm))
+
+
 def test_a_nan_never_enters_the_statistics() -> None:
     clean, dirty = Detector(), Detector()
     live(healthy(400), clean)

@@ -33,12 +33,15 @@ _ALIASES = {
     "learning_rate": "lr",
     "lm_loss": "loss",
     "step_loss": "loss",
+    # Lightning shows both, when it is asked to.
+    "loss_step": "loss",
     "number_of_nan_iterations": "lost",
 }
 _NAMES = {
     "loss": LOSS,
     "norm": f"{NORM}/{MAIN}",
     "lr": f"{RATE}/{MAIN}",
+    "loss_epoch": f"{LOSS}_epoch",
     "loss_scale": f"{SCALE}/{MAIN}",
     "number_of_skipped_iterations": f"{GATED}/{MAIN}",
 }
@@ -108,10 +111,14 @@ def found_in(matches: Iterable[Mapping[str, str]]) -> Found | None:
 def _put(values: dict[str, float], name: str, value: float | None) -> None:
     if value is None or name in _IGNORED or name.endswith(_IGNORED_ENDS):
         return
-    if _ALIASES.get(name, name) != "lost":
-        values[metric(name)] = value
-    elif value > 0:
-        values[LOSS] = math.nan
+    if _ALIASES.get(name, name) == "lost":
+        if value > 0:
+            values[LOSS] = math.nan
+        return
+    read = metric(name)
+    # A program that counts what it skipped has no gate of ours: nothing skipped says nothing.
+    if value > 0 or not read.startswith(GATED):
+        values[read] = value
 
 
 def _pairs(text: str) -> Iterator[tuple[str, float | None]]:
