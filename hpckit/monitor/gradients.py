@@ -96,17 +96,21 @@ def _mixed(parts: list[Tensor], wide: bool) -> Tensor:
 def _whole(each: Tensor, gradients: Sequence[Tensor]) -> Tensor:
     """Norms of shards made norms of the whole: one sum over each group of ranks that share."""
     from torch import distributed
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import DTensor
 
     squares = each.double() ** 2
     groups: dict[tuple[Any, int], list[int]] = {}
     for index, gradient in enumerate(gradients):
         if isinstance(gradient, DTensor):
             for dim, placement in enumerate(gradient.placements):
-                # A replica has the whole already.
-                if isinstance(placement, Shard):
+                # A replica has the whole already; there are several kinds of shards.
+                if not placement.is_replicate():
                     groups.setdefault((gradient.device_mesh, dim), []).append(index)
     for (mesh, dim), indices in groups.items():
+        if len(indices) == len(squares):
+            # As nearly always; to pick some would make the host wait for a GPU.
+            distributed.all_reduce(squares, group=mesh.get_group(dim))
+            continue
         part = squares[indices]
         distributed.all_reduce(part, group=mesh.get_group(dim))
         squares[indices] = part

@@ -136,6 +136,9 @@ class Lookout:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.detectors.clear()
+        # They hold on to the detectors of before.
+        self._plans.clear()
         for name, each in state["detectors"].items():
             self.detector(name).load_state_dict(each)
         self.rules.load_state_dict(state["rules"])

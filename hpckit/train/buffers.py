@@ -28,9 +28,10 @@ class Slot:
 
     module: nn.Module
     name: str
-    seen: Tensor
+    seen: Tensor | None
     version: int
-    shadow: Tensor
+    # None: the buffer was not made yet.
+    shadow: Tensor | None
     # Whether a change of it is sure to be counted.
     counts: bool
 
@@ -89,28 +90,35 @@ class Buffers:
                 module=module,
                 name=name,
                 seen=buffer,
-                version=_version(buffer),
-                shadow=buffer.detach().clone(),
-                counts=_counts(module, name, buffer),
+                version=-1 if buffer is None else _version(buffer),
+                shadow=None if buffer is None else buffer.detach().clone(),
+                counts=buffer is None or _counts(module, name, buffer),
             )
             for module in modules.values()
             for name, buffer in module._buffers.items()
-            if buffer is not None
         ]
         self._looks = LOOKS
 
-    def _changed(self) -> list[tuple[Slot, Tensor]]:
+    def _changed(self) -> list[tuple[Slot, Tensor, Tensor]]:
+        """Slots, what is in them and what was, where the one can be made the other."""
         found = []
         for slot in self._slots:
-            buffer = slot.buffer()
+            buffer, shadow = slot.buffer(), slot.shadow
             if buffer is None or not slot.may_have_changed(buffer):
                 continue
-            if buffer.shape != slot.shadow.shape or buffer.dtype != slot.shadow.dtype:
+            if shadow is None or (buffer.shape, buffer.dtype) != (shadow.shape, shadow.dtype):
                 # Another buffer altogether: there is nothing of it to go back to.
                 slot.renew(buffer)
+                slot.counts = slot.counts and _counts(slot.module, slot.name, buffer)
                 continue
-            found.append((slot, buffer))
+            found.append((slot, buffer, shadow))
         return found
+
+    def _unmake(self) -> None:
+        """What a bad pass made is not there."""
+        for slot in self._slots:
+            if slot.shadow is None:
+                slot.module._buffers[slot.name] = None
 
     def _look(self) -> None:
         """Find the large ones that change without counting; by then a forward pass was made."""
@@ -119,7 +127,9 @@ class Buffers:
         self._looks -= 1
         for slot in self._slots:
             buffer = slot.buffer()
-            if slot.counts and buffer is slot.seen and not torch.equal(buffer, slot.shadow):
+            if not slot.counts or buffer is None or buffer is not slot.seen or slot.shadow is None:
+                continue
+            if not torch.equal(buffer, slot.shadow):
                 slot.counts = False
 
     def commit(self) -> None:
@@ -130,37 +140,33 @@ class Buffers:
         pairs = self._changed()
         if pairs:
             with torch.no_grad():
-                torch._foreach_copy_(
-                    [slot.shadow for slot, _ in pairs], [buffer.detach() for _, buffer in pairs]
-                )
-        for slot, buffer in pairs:
+                shadows = [shadow for _, _, shadow in pairs]
+                torch._foreach_copy_(shadows, [buffer.detach() for _, buffer, _ in pairs])
+        for slot, buffer, _ in pairs:
             slot.settle(buffer)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Something was held back: put back what they held before the pass."""
         self._look()
-        for slot, buffer in self._changed():
+        self._unmake()
+        for slot, buffer, shadow in self._changed():
             if _takes_writes(slot, buffer):
-                buffer.copy_(slot.shadow)
+                buffer.copy_(shadow)
             else:
-                buffer = slot.module._buffers[slot.name] = slot.shadow.clone()
+                buffer = slot.module._buffers[slot.name] = shadow.clone()
             slot.settle(buffer)
 
     @torch.no_grad()
-    def settle(self, bad: Tensor, *, keep: bool = True) -> None:
-        """Commit or restore by a flag that is still on the device: a few kernels a type.
-
-        Without `keep` the buffers alone are put right: the pass is not over, and what it changes
-        from here on may have to go back as well.
-        """
+    def settle(self, bad: Tensor) -> None:
+        """Commit or restore by a flag that is still on the device: a few kernels a type."""
         self._look()
-        groups: dict[tuple[torch.device, torch.dtype], list[tuple[Slot, Tensor]]] = {}
-        for slot, buffer in self._changed():
-            groups.setdefault((buffer.device, buffer.dtype), []).append((slot, buffer))
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[Slot, Tensor, Tensor]]] = {}
+        for pair in self._changed():
+            groups.setdefault((pair[1].device, pair[1].dtype), []).append(pair)
         for pairs in groups.values():
-            shadows = [slot.shadow for slot, _ in pairs]
-            buffers = [buffer.detach() for _, buffer in pairs]
+            shadows = [shadow for _, _, shadow in pairs]
+            buffers = [buffer.detach() for _, buffer, _ in pairs]
             before = torch.cat([shadow.reshape(-1) for shadow in shadows])
             now = torch.cat([buffer.reshape(-1) for buffer in buffers])
             # where, never a product with 0: 0 times NaN is NaN.
@@ -168,7 +174,6 @@ class Buffers:
             parts = torch.split(right, [buffer.numel() for buffer in buffers])
             shaped = [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)]
             torch._foreach_copy_(buffers, shaped)
-            if keep:
-                torch._foreach_copy_(shadows, shaped)
-                for slot, buffer in pairs:
-                    slot.settle(buffer)
+            torch._foreach_copy_(shadows, shaped)
+            for slot, buffer, _ in pairs:
+                slot.settle(buffer)

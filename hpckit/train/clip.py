@@ -34,6 +34,8 @@ class Clip(Memory):
     ) -> None:
         if sum(each is not None for each in (norm, value, percentile)) > 1:
             raise ValueError("clip by norm, by value or by percentile, not by two of them")
+        if percentile is not None and groups:
+            raise ValueError("clip: give each group its own percentile, not all of them one")
         for name, number in (("norm", norm), ("value", value), ("at_most", at_most)):
             if number is not None and not (math.isfinite(number) and number > 0):
                 raise ValueError(f"clip {name} must be above 0, not {number}")

@@ -15,16 +15,24 @@ from torch.optim import Optimizer
 class Evaluations:
     """A closure that is measured at each call; the first call was made before the step."""
 
-    def __init__(self, closure: Callable[[], Any], norm: Callable[[], float]) -> None:
-        self._closure, self._norm = closure, norm
+    def __init__(
+        self,
+        closure: Callable[[], Any],
+        norm: Callable[[], float],
+        parameters: Sequence[Tensor],
+    ) -> None:
+        self._closure, self._norm, self._parameters = closure, norm, parameters
         self.loss = closure()
         self.worst = norm()
-        self._fresh = True
+        self._seen = self._marks()
+
+    def _marks(self) -> list[tuple[int, int]]:
+        return [(each._version, id(each.grad)) for each in self._parameters]
 
     def __call__(self) -> Any:
-        if self._fresh:
-            # The optimizer begins where we have just been.
-            self._fresh = False
+        seen, self._seen = self._seen, []
+        if seen and seen == self._marks():
+            # The optimizer begins where we have just been; some move the weights before.
             return self.loss
         value = self._closure()
         now = self._norm()

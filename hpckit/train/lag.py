@@ -90,8 +90,8 @@ class Pending(NamedTuple):
     step: int
     time: float
     known: Mapping[str, float]
-    names: tuple[str, ...] = ()
-    flight: Flight | None = None
+    # By device: names of numbers, and the numbers.
+    flights: tuple[tuple[tuple[str, ...], Flight], ...] = ()
     # By optimizer: names of the parameters and their norms, which may be dropped.
     details: Mapping[str, tuple[list[str], Flight]] = NOTHING
     # By optimizer: how much of the weights the sampled update stands for.
@@ -99,8 +99,8 @@ class Pending(NamedTuple):
 
     def values(self) -> dict[str, float]:
         found = dict(self.known)
-        if self.flight is not None:
-            found.update(zip(self.names, self.flight.land(), strict=True))
+        for names, flight in self.flights:
+            found.update(zip(names, flight.land(), strict=True))
         return found
 
     def state(self) -> dict[str, Any]:

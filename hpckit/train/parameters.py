@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
-from hpckit.monitor.gradients import are_plain
+from hpckit.monitor.gradients import are_plain, is_sharded
 
 # What torch.compile and DataParallel put before a name is no part of it.
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
@@ -40,10 +40,23 @@ class Gradients(NamedTuple):
     plain: bool
 
 
-def _coalesced(gradient: Tensor) -> Tensor:
-    """Repeated rows added up, in the gradient itself: clipped apart they would add up to more."""
+def _made_whole(parameter: Tensor) -> Tensor:
+    """A gradient that can be measured and clipped, put in its place if it was not so.
+
+    Repeated rows of a sparse one are added up: clipped apart they would come to more. Parts of a
+    sum that are spread over ranks are summed.
+    """
+    gradient = parameter.grad
+    assert gradient is not None
     if gradient.is_sparse and not gradient.is_coalesced():
         gradient.copy_(gradient.coalesce())
+    if is_sharded(gradient):
+        sharded: Any = gradient
+        if any(each.is_partial() for each in sharded.placements):
+            from torch.distributed.tensor import Replicate
+
+            whole = [Replicate() if each.is_partial() else each for each in sharded.placements]
+            gradient = parameter.grad = sharded.redistribute(placements=whole)
     return gradient
 
 
@@ -53,8 +66,10 @@ class Parameters:
     def __init__(self, *, optimizer: Optimizer, known: dict[int, str]) -> None:
         self.optimizer = optimizer
         self._known = known
-        # Those with state: what is born in a gated step would have to go again.
+        # Those with state: what is born in a gated step would have to go again. Who loads a state
+        # has another object there afterwards.
         self._born: set[int] = set()
+        self._state: object = None
         self._collect()
 
     def _collect(self) -> None:
@@ -76,6 +91,7 @@ class Parameters:
         self.numbers = sum(each.numel() for each in self.all)
         # Whether the gradients are of the simplest kind, and of which parameters that was found.
         self._plain: tuple[Sequence[int] | None, bool] | None = None
+        self._state = None
         self._all_born = False
 
     def gradients(self) -> Gradients:
@@ -96,7 +112,7 @@ class Parameters:
         if self._plain is None or self._plain[0] != present:
             self._plain = (present, are_plain(found))
         if not self._plain[1]:
-            found = [_coalesced(gradient) for gradient in found]
+            found = [_made_whole(parameter) for parameter in self.all if parameter.grad is not None]
         return Gradients(found, present, self._plain[1])
 
     def of(self, gradients: Gradients) -> list[Tensor]:
@@ -123,13 +139,24 @@ class Parameters:
                 yield name, mine
 
     def are_born(self, gradients: Gradients) -> bool:
-        """Whether every one of them has stepped before, and so has its state."""
-        return self._all_born or (
-            gradients.present is not None and self._born.issuperset(gradients.present)
-        )
+        """Whether every one of them has its state already."""
+        state = self.optimizer.state
+        if state is not self._state:
+            self._state = state
+            self._born = {i for i, each in enumerate(self.all) if state.get(each)}
+            self._all_born = len(self._born) == len(self.all) or self._has_no_state()
+        present = gradients.present
+        return self._all_born or (present is not None and self._born.issuperset(present))
+
+    def _has_no_state(self) -> bool:
+        """Plain SGD remembers nothing."""
+        groups = self.optimizer.param_groups
+        return isinstance(self.optimizer, SGD) and not any(group["momentum"] for group in groups)
 
     def note_born(self, gradients: Gradients) -> None:
-        if gradients.present is None:
-            self._all_born = True
-        else:
-            self._born.update(gradients.present)
+        """They have stepped."""
+        if self._all_born:
+            return
+        present = gradients.present
+        self._born.update(range(len(self.all)) if present is None else present)
+        self._all_born = len(self._born) == len(self.all)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -11,18 +12,29 @@ from torch import Tensor, distributed
 IS_AVAILABLE = distributed.is_available()
 
 
-def mean_over_ranks(losses: Mapping[str, float | Tensor]) -> Mapping[str, float | Tensor]:
-    """The mean of each loss over the ranks, in one sum; as they are where there is one rank.
+def mean_over_ranks(
+    losses: Mapping[str, float | Tensor], slots: Sequence[str], device: torch.device
+) -> Mapping[str, float | Tensor]:
+    """The mean of each loss over the ranks that have it, in one sum; as it is on a single rank.
 
-    Every rank must decide alike, so what it decides by must be the same number on each.
+    Every rank must decide alike, so what it decides by must be the same number on each. A rank
+    without a loss joins in: the others would wait for it without end. On the parameters' device,
+    since a backend may know no other.
     """
-    if not IS_AVAILABLE or not losses or not distributed.is_initialized():
+    if not IS_AVAILABLE or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return losses
-    ranks = distributed.get_world_size()
-    if ranks == 1:
-        return losses
-    device = next((each.device for each in losses.values() if isinstance(each, Tensor)), None)
-    values = [torch.as_tensor(each, device=device) for each in losses.values()]
-    total = torch.stack([value.reshape(()).to(torch.float64) for value in values])
+    # full, not as_tensor: a number goes to a GPU as the kernel's argument, and nobody waits.
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": device}
+    none = torch.zeros((), **kind)
+    values = [_on(losses[slot], kind) if slot in losses else none for slot in slots]
+    counts = [torch.full((), float(slot in losses), **kind) for slot in slots]
+    total = torch.stack([*values, *counts])
     distributed.all_reduce(total)
-    return dict(zip(losses, (total / ranks).unbind(), strict=True))
+    means = total[: len(slots)] / total[len(slots) :]
+    return {slot: means[i] for i, slot in enumerate(slots) if slot in losses}
+
+
+def _on(loss: float | Tensor, kind: dict[str, Any]) -> Tensor:
+    if isinstance(loss, Tensor):
+        return loss.reshape(()).to(**kind)
+    return torch.full((), loss, **kind)

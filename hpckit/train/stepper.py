@@ -34,7 +34,7 @@ from hpckit.monitor.lookout import Lookout
 from hpckit.monitor.reading import Reading
 from hpckit.train.buffers import Buffers
 from hpckit.train.clip import Clip
-from hpckit.train.lag import Flight, Lag, Pending, Ring
+from hpckit.train.lag import Lag, Pending, Ring
 from hpckit.train.parameters import names_of
 from hpckit.train.shared import mean_over_ranks
 from hpckit.train.watched import Measured, Watched
@@ -86,7 +86,9 @@ class Stepper:
         models = _models(model)
         self.buffers = Buffers(models)
         self.watched = _watch(optimizers, models, clip)
-        on_gpu = any(each.is_cuda for one in self.watched.values() for each in one.parameters.all)
+        devices = [each.device for one in self.watched.values() for each in one.parameters.all]
+        self._device = devices[0] if devices else torch.device("cpu")
+        on_gpu = any(device.type == "cuda" for device in devices)
         self.lag = Lag(lag if lag is not None else LAG_ON_GPU if on_gpu else 1)
         self.lookout = lookout if lookout is not None else Lookout()
         self.lookout.by_percentile |= {
@@ -98,7 +100,7 @@ class Stepper:
         self.epochs = {name: Epoch() for name in self.watched}
         # Details of parameters that were not here in time.
         self.dropped = 0
-        self._heads = Ring(self.lag.steps + 1)
+        self._heads: dict[torch.device, Ring] = {}
         self._vectors = {name: Ring(self.lag.steps + DETAILS) for name in self.watched}
         self._late: deque[Pending] = deque(maxlen=DETAILS)
         # Scalers of this pass, by identity, and the optimizers that they have served.
@@ -112,7 +114,7 @@ class Stepper:
     def _new_pass(self) -> None:
         self._values: dict[str, float | Tensor] = {}
         self._losses: dict[str, float | Tensor] = {}
-        self._details: dict[str, tuple[list[str], Flight]] = {}
+        self._details: dict[str, tuple[list[str], Tensor]] = {}
         self._updates: dict[str, float] = {}
 
     def step(
@@ -138,7 +140,7 @@ class Stepper:
         else:
             self._take_scaler(name, scaler)
             measured = watched.step(limit=limit, scaler=scaler)
-        self._hold_buffers(measured.gated)
+        self._gates.append(measured.gated)
         self._note(name, watched, measured)
 
     def _take_scaler(self, name: str, scaler: Any) -> None:
@@ -152,23 +154,20 @@ class Stepper:
             )
         served.add(name)
 
-    def _hold_buffers(self, gated: float | Tensor) -> None:
-        """A step that is held back takes with it what the pass has done to buffers."""
-        self._gates.append(gated)
-        if isinstance(gated, Tensor):
-            if len(self.watched) > 1:
-                self.buffers.settle(gated, keep=False)
-        elif gated:
-            self.buffers.restore()
-
     def _settle_buffers(self) -> None:
-        """The pass is over: its buffers count, unless anything of it was held back."""
+        """The pass is over: its buffers count, unless anything of it was held back.
+
+        Not before: in a GAN's pass the generator's graph is alive while the discriminator steps,
+        and its backward refuses buffers that were written meanwhile.
+        """
         flags = [gated for gated in self._gates if isinstance(gated, Tensor)]
         if any(gated for gated in self._gates if not isinstance(gated, Tensor)):
             self.buffers.restore()
         elif flags:
-            bad = flags[0] if len(flags) == 1 else torch.stack(flags).amax()
-            self.buffers.settle(bad)
+            first = flags[0]
+            # Optimizers may be on several devices.
+            same = [flag.to(first.device, non_blocking=True) for flag in flags]
+            self.buffers.settle(first if len(flags) == 1 else torch.stack(same).amax())
         else:
             self.buffers.commit()
         self._gates.clear()
@@ -202,7 +201,7 @@ class Stepper:
             values[keys.moved], values[keys.weight], self._updates[name] = measured.sample
         if len(measured.each):
             listed = watched.parameters.names_of(measured.gradients)
-            self._details[name] = (listed, self._vectors[name].send(measured.each))
+            self._details[name] = (listed, measured.each)
 
     def log(self, **values: float | Tensor) -> None:
         """Add numbers to this step's reading: `log(mel=loss_mel)` is train/mel."""
@@ -227,17 +226,27 @@ class Stepper:
 
     def _send(self) -> Pending:
         """This step's numbers, on their way."""
-        self._values.update(mean_over_ranks(self._losses))
+        slots = [keys.loss for keys in self._keys.values()]
+        self._values.update(mean_over_ranks(self._losses, slots, self._device))
         known: dict[str, Any] = self._values
-        there = [name for name, value in known.items() if isinstance(value, Tensor)]
-        far = [known.pop(name).reshape(()).to(torch.float64) for name in there]
-        flight = self._heads.send(torch.stack(far)) if far else None
+        far: dict[torch.device, list[str]] = {}
+        for name, value in known.items():
+            if isinstance(value, Tensor):
+                far.setdefault(value.device, []).append(name)
+        flights = []
+        for device, listed in far.items():
+            values = [known.pop(name).reshape(()).to(torch.float64) for name in listed]
+            ring = self._heads.setdefault(device, Ring(self.lag.steps + 1))
+            flights.append((tuple(listed), ring.send(torch.stack(values))))
+        details = {
+            name: (listed, self._vectors[name].send(each))
+            for name, (listed, each) in self._details.items()
+        }
         return Pending(
             step=self.step_number,
             known=known,
-            names=tuple(there),
-            flight=flight,
-            details=self._details,
+            flights=tuple(flights),
+            details=details,
             stands_for=self._updates,
             time=time.time(),
         )

@@ -54,14 +54,11 @@ class Watched:
             raise ValueError(
                 f"clip: optimizer {name} has no parameter group {unknown}; it has {there}"
             )
-        self.was_fused = can_fuse(optimizer)
-        if self.was_fused:
-            fuse(optimizer)
         every = self.parameters.all
         on_gpu = bool(every) and all(each.is_cuda for each in every)
         # Holds what gradients are multiplied by: made once.
         self._by: Tensor | None = None
-        self.gates_on_device = on_gpu and is_fused(optimizer)
+        self.gates_on_device = on_gpu
 
     def step(self, *, limit: float, scaler: Any = None) -> Measured:
         """Measure, clip, gate and step; nothing that is above `limit` is applied."""
@@ -70,7 +67,11 @@ class Watched:
             scale = _unscale(scaler, self.optimizer)
         gradients = self.parameters.gradients()
         limit = min(limit, MOST)
-        if self.gates_on_device and self.parameters.are_born(gradients):
+        # At each step: whoever loads an older checkpoint gets its groups' `fused` with it.
+        if self.gates_on_device and gradients.plain and can_fuse(self.optimizer):
+            fuse(self.optimizer)
+        on_device = self.gates_on_device and is_fused(self.optimizer)
+        if on_device and self.parameters.are_born(gradients):
             found = self._on_device(gradients, limit)
         else:
             found = self._on_host(gradients, limit)
@@ -159,7 +160,7 @@ class Watched:
     def step_with(self, closure: Callable[[], Any], *, limit: float) -> tuple[Measured, Any]:
         """Measure and clip in each evaluation; should one be bad, put all back as it was."""
         factors: list[float] = []
-        evaluations = Evaluations(closure, lambda: self._evaluated(factors))
+        evaluations = Evaluations(closure, lambda: self._evaluated(factors), self.parameters.all)
         gradients = self.parameters.gradients()
         applied = evaluations.worst <= min(limit, MOST) and step_or_put_back(
             self.optimizer, self.parameters.all, evaluations

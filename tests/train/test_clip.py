@@ -149,15 +149,15 @@ def test_a_senseless_clip_is_refused(settings: dict[str, float]) -> None:
 
 
 def test_a_clip_remembers_across_a_checkpoint() -> None:
-    clip = Clip(percentile=20, of=50, groups={"a": Clip(percentile=50, of=30)})
+    clip = Clip(groups={"a": Clip(percentile=50, of=30), "b": Clip(percentile=20, of=50)})
     for norm in range(40):
-        clip.accept(float(norm))
         clip.groups["a"].accept(float(norm))
-    other = Clip(percentile=20, of=50, groups={"a": Clip(percentile=50, of=30)})
+        clip.groups["b"].accept(float(norm))
+    other = Clip(groups={"a": Clip(percentile=50, of=30), "b": Clip(percentile=20, of=50)})
     other.load_state_dict(clip.state_dict())
     assert other.state_dict() == clip.state_dict()
     for each in (clip, other):
         for norm in range(30):
-            each.accept(float(norm) / 3)
-    assert other.limit() == clip.limit()
+            each.groups["b"].accept(float(norm) / 3)
+    assert other.groups["b"].limit() == clip.groups["b"].limit()
     assert other.groups["a"].limit() == clip.groups["a"].limit()

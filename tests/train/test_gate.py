@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from typing import Any
@@ -182,10 +183,10 @@ def test_constant_buffers_are_not_copied_again() -> None:
     model.register_buffer("table", torch.arange(100_000))
     buffers = Buffers([model])
     model(torch.randn(6, 4))
-    changed = {slot.name for slot, _ in buffers._changed()}
+    changed = {slot.name for slot, *_ in buffers._changed()}
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
     model.table[3] = 7
-    assert "table" in {slot.name for slot, _ in buffers._changed()}
+    assert "table" in {slot.name for slot, *_ in buffers._changed()}
 
 
 def test_a_compiled_model_is_gated_like_any_other() -> None:
@@ -230,6 +231,159 @@ def test_in_a_gan_only_the_optimizer_that_is_bad_is_held_back() -> None:
     assert_same(everything(generator, opt_g), before_g)
     with pytest.raises(AssertionError):
         assert_same(everything(discriminator, opt_d), before_d)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_gans_pass_with_batch_norm_goes_through_backward_whoever_is_held_back(
+    on_device: bool, bad: bool
+) -> None:
+    generator = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    discriminator = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    opt_g = torch.optim.Adam(generator.parameters(), fused=True)
+    opt_d = torch.optim.Adam(discriminator.parameters(), fused=True)
+    stepper = Stepper(model=[generator, discriminator], optimizers={"g": opt_g, "d": opt_d})
+    for each in stepper.watched.values():
+        each.gates_on_device = on_device
+    for turn in range(4):
+        opt_d.zero_grad()
+        opt_g.zero_grad()
+        fake = generator(torch.randn(6, 4))
+        loss_d = discriminator(fake.detach()).mean() * (math.nan if bad and turn == 2 else 1)
+        loss_d.backward()
+        stepper.step("d", loss=loss_d)
+        # The generator's graph is older than the discriminator's step.
+        loss_g = discriminator(fake).square().mean()
+        loss_g.backward()
+        stepper.step("g", loss=loss_g)
+        stepper.end()
+    assert all(torch.isfinite(each).all() for each in generator.state_dict().values())
+
+
+def test_an_absurd_norm_is_held_back_in_the_kernel_too() -> None:
+    model = small_model()
+    optimizer = OPTIMIZERS["adamw fused"](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, clip=1.0)
+    stepper.watched["main"].gates_on_device = True
+    for _ in range(100):
+        stepper.step(loss=backward(model, optimizer))
+        stepper.end()
+    before = everything(model, optimizer)
+    loss = backward(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad.mul_(1e4)
+    stepper.step(loss=loss)
+    assert [each.kind for each in stepper.end()] == ["bad_batch"]
+    assert_same(everything(model, optimizer), before)
+    assert not {"found_inf", "grad_scale"} & set(vars(optimizer))
+
+
+def test_squares_that_overflow_are_clipped_in_the_kernel_too() -> None:
+    parameter = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, fused=True)
+    stepper = Stepper(model=nn.ParameterList([parameter]), optimizers=optimizer, clip=1.0)
+    stepper.watched["main"].gates_on_device = True
+    for _ in range(2):
+        parameter.grad = torch.full((4,), 3e25)
+        stepper.step(loss=1.0)
+        stepper.end()
+        assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(6e25, rel=1e-6)
+    assert torch.allclose(parameter, torch.full((4,), 0.9))
+
+
+def test_going_back_to_before_the_first_step_leaves_no_uninitialised_moments() -> None:
+    model = small_model()
+    optimizer = OPTIMIZERS["sgd momentum fused"](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    stepper.watched["main"].gates_on_device = True
+    start = everything(model, optimizer)
+    for _ in range(5):
+        stepper.step(loss=backward(model, optimizer))
+        stepper.end()
+    model.load_state_dict(start["model"])
+    optimizer.load_state_dict(start["optimizer"])
+    stepper.went_back(0)
+    stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+    stepper.end()
+    assert_same(everything(model, optimizer), start)
+
+
+def test_a_checkpoint_of_an_optimizer_that_was_not_fused_is_gated_all_the_same() -> None:
+    model = small_model()
+    old = OPTIMIZERS["adamw"](model.parameters())
+    backward(model, old)
+    old.step()
+    optimizer = OPTIMIZERS["adamw fused"](model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, clip=0.1)
+    stepper.watched["main"].gates_on_device = True
+    optimizer.load_state_dict(old.state_dict())
+    for batch in (None, BAD["nan"], None):
+        stepper.step(loss=backward(model, optimizer, batch))
+        stepper.end()
+    assert all(torch.isfinite(each).all() for each in model.parameters())
+
+
+def test_a_resumed_run_takes_the_kernels_way_at_once() -> None:
+    def build() -> Any:
+        torch.manual_seed(3)
+        model = small_model()
+        optimizer = OPTIMIZERS["adamw fused"](model.parameters())
+        stepper = Stepper(model=model, optimizers=optimizer, clip=0.05)
+        stepper.watched["main"].gates_on_device = True
+        return model, optimizer, stepper
+
+    def go(run: Any, steps: range) -> None:
+        model, optimizer, stepper = run
+        for step in steps:
+            data = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+            stepper.step(loss=backward(model, optimizer, data))
+            stepper.end()
+
+    whole = build()
+    go(whole, range(40))
+    first = build()
+    go(first, range(20))
+    second = build()
+    for new, old in zip(second, first, strict=True):
+        new.load_state_dict(copy.deepcopy(old.state_dict()))
+    go(second, range(20, 40))
+    assert_same(everything(*second[:2]), everything(*whole[:2]))
+
+
+def test_wide_batch_norms_change_without_counting_and_go_back_all_the_same() -> None:
+    model = nn.Sequential(nn.Linear(4, 2048), nn.BatchNorm1d(2048), nn.Linear(2048, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    stepper = Stepper(model=model, optimizers=optimizer)
+    for _ in range(12):
+        stepper.step(loss=backward(model, optimizer))
+        stepper.end()
+    before = everything(model, optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+    stepper.end()
+    assert_same(everything(model, optimizer), before)
+
+
+def test_a_buffer_that_a_bad_pass_made_is_not_there_afterwards() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.register_buffer("mean", None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.mean is None:
+                self.mean = x.detach().mean(0)
+            return self.layer(x - self.mean)
+
+    model = Lazy()
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    stepper.step(loss=backward(model, optimizer, BAD["nan"]))
+    stepper.end()
+    assert model.mean is None
+    stepper.step(loss=backward(model, optimizer))
+    stepper.end()
+    assert torch.isfinite(model.mean).all()
 
 
 def test_a_schedule_after_a_held_back_first_step_complains_of_nothing() -> None:

@@ -108,7 +108,7 @@ def test_details_that_are_late_are_dropped_and_counted_and_change_no_decision() 
 
 def test_a_number_that_is_not_here_when_it_is_due_is_waited_for() -> None:
     flight = Slow(torch.tensor([3.0]), late=True)
-    pending = Pending(0, 0.0, {}, names=("grad/norm/main",), flight=flight)
+    pending = Pending(0, 0.0, {}, flights=((("grad/norm/main",), flight),))
     assert Lag(1).push(pending) == [pending]
     assert pending.values() == {"grad/norm/main": 3.0}
     assert flight.waited

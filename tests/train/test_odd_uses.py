@@ -321,3 +321,60 @@ def test_no_warning_is_printed_for_the_loss_of_the_docs(recwarn: Any) -> None:
     stepper = Stepper(model=model, optimizers=optimizer)
     passes(model, optimizer, stepper, 2)
     assert not recwarn.list
+
+
+def test_an_optimizer_that_moves_the_weights_before_it_asks_is_answered_anew() -> None:
+    class Sharp(torch.optim.SGD):
+        """Looks at the loss a step uphill, as SAM does."""
+
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            moved = [p.grad.clone() * 0.1 for p in self.param_groups[0]["params"]]
+            with torch.no_grad():
+                for p, by in zip(self.param_groups[0]["params"], moved, strict=True):
+                    p.add_(by)
+            with torch.enable_grad():
+                closure()
+            with torch.no_grad():
+                for p, by in zip(self.param_groups[0]["params"], moved, strict=True):
+                    p.sub_(by)
+            return super().step()
+
+    def train(ours: bool) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        optimizer = Sharp(model.parameters(), lr=0.1)
+        stepper = Stepper(model=model, optimizers=optimizer)
+        data = torch.randn(6, 4)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = model(data).square().mean()
+            loss.backward()
+            return loss
+
+        for _ in range(5):
+            if ours:
+                stepper.step(closure=closure)
+                stepper.end()
+            else:
+                closure()
+                optimizer.step(closure)
+        return model.weight.detach()
+
+    torch.testing.assert_close(train(True), train(False))
+
+
+def test_going_back_to_the_first_step_forgets_what_was_usual() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    start = copy.deepcopy(stepper.state_dict())
+    passes(model, optimizer, stepper, 100)
+    kept = copy.deepcopy(stepper.state_dict())
+    held = stepper.state_dict()
+    stepper.load_state_dict(start)
+    assert stepper.lookout.limit("main") == math.inf
+    stepper.load_state_dict(kept)
+    passes(model, optimizer, stepper, 20)
+    # A state that is held in memory is not trained on.
+    assert held == kept
