@@ -150,3 +150,12 @@ def test_a_watch_that_is_stuck_is_left_behind(watch, capsys):
     watching.finish(within_s=0.05)
     freed.set()
     assert "the end of the log was not read within" in capsys.readouterr().out
+
+
+def test_a_log_in_which_nothing_matches_is_told(watch, tmp_path, capsys):
+    (tmp_path / "other.log").write_text("nothing of interest\n")
+    reader = LogReader(patterns_of("keras"))
+    watching = watch(follower=Follower(tmp_path / "other.log", reader))
+    watching.start()
+    watching.finish()
+    assert "no line of the log matched" in capsys.readouterr().out

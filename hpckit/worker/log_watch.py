@@ -69,6 +69,7 @@ class LogWatch:
     _over: threading.Event = field(default_factory=threading.Event)
     _told: set[str] = field(default_factory=set)
     _skipped: int | None = None
+    _readings: int = 0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.run, name="log watch", daemon=True)
@@ -85,6 +86,11 @@ class LogWatch:
         while not self._over.wait(LOOK_S):
             self.look()
         self.look(last=True)
+        if not self._readings:
+            tell(
+                "monitor.log: no line of the log matched, so nothing was watched; "
+                "try patterns with hpckit check --log"
+            )
         for close in (self.follower.close, *(sink.close for sink in self.sinks)):
             with self._guarded():
                 close()
@@ -96,6 +102,7 @@ class LogWatch:
                 self._take(reading)
 
     def _take(self, reading: Reading) -> None:
+        self._readings += 1
         for sink in self.sinks:
             with self._guarded():
                 sink.write(reading)

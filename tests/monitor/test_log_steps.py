@@ -147,3 +147,41 @@ def test_a_reader_that_is_saved_in_mid_line_goes_on_as_if_nothing_had_been(cut):
     whole = LogReader(patterns_of("founding"), clock=lambda: 1.0)
     assert found == whole.feed(data) + whole.flush()
     assert [each.step for each in found] == [2, 4, 5]
+
+
+def test_what_hpckit_init_prints_is_read_by_the_founding_set():
+    line = "epoch   {}/10  loss 0.7520  gradient norm 0.678  accuracy 0.565  0.21 s\n"
+    found = LogReader(patterns_of("founding"))
+    readings = found.feed("".join(line.format(n) for n in (1, 2)).encode()) + found.flush()
+    assert [each.step for each in readings] == [1, 2]
+    assert readings[0].values == {"train/loss": 0.752, "grad/norm/main": 0.678}
+
+
+def test_a_dictionary_printed_into_the_bars_line_counts():
+    text = "\r  8%|x  | 5/60 [00:01<00:10]{'loss': 2.5, 'grad_norm': 6.5}"
+    found = LogReader(patterns_of("huggingface"))
+    readings = found.feed((text + "\n").encode()) + found.flush()
+    assert [(each.step, dict(each.values)) for each in readings] == [
+        (5, {"train/loss": 2.5, "grad/norm/main": 6.5})
+    ]
+
+
+def test_lightnings_loss_of_the_step_is_the_loss():
+    found = LogReader(patterns_of([r"^(?P<pairs>.*)$"]))
+    text = b"step=1, train_loss_step=2.5, train_loss_epoch=2.7, grad_norm=6.5\n"
+    [reading] = found.feed(text) + found.flush()
+    found.close()
+    assert reading.values["train/loss"] == 2.5
+    assert reading.values["train/loss_epoch"] == 2.7
+
+
+def test_a_program_that_skipped_nothing_has_no_gate_of_ours():
+    found = LogReader(patterns_of("megatron"))
+    line = (
+        " iteration      {}/     500 | lm loss: 2.3E+00 | grad norm: 6.9 | "
+        "number of skipped iterations:   {} | number of nan iterations:   0 |\n"
+    )
+    text = line.format(12, 0) + line.format(13, 1)
+    readings = found.feed(text.encode()) + found.flush()
+    assert "grad/gated/main" not in readings[0].values
+    assert readings[1].values["grad/gated/main"] == 1.0

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,26 @@ def test_what_cannot_be_made_is_told_in_one_message(folder, settings, message):
     with pytest.raises(UsageError) as error:
         make_rules(settings, folder)
     assert message in error.value.message
+
+
+def test_a_rule_with_a_mistake_costs_a_training_no_other(folder):
+    rules = Rules.of({"rules.py:Absent": True, "loss_flat": {"stps": 3}}, folder)
+    first = rules.observe(Reading(step=0, values={"data/size": 0.0}))
+    assert [each.kind for each in first] == ["rule_refused", "rule_refused", "steps_without_data"]
+    assert all("this rule is off" in each.said for each in first[:2])
+    assert rules.observe(Reading(step=1, values={"train/loss": 1.0})) == []
+
+
+def test_a_rule_that_cannot_be_saved_costs_no_checkpoint():
+    class Holds(Rule):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+        def observe(self, reading):
+            return None
+
+    assert Rules([Holds()]).state_dict() == {}
 
 
 def test_the_spec_knows_every_rule_and_its_settings():

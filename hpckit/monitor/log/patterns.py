@@ -50,10 +50,10 @@ _SETS = {
             _EPOCH,
             r"\b(?:[Bb]atch|[Ss]tep|[Ii]ter(?:ation)?)[\s:\[#]{0,3}(?P<batch>\d[\d,]*+)"
             r"(?:\s?/\s?(?P<batches>\d[\d,]*+))?",
-            r"(?:^|[\d,|;:({\]\[)-]|\b[Tt]rain(?:ing)?|\b[Tt]otal|\b[Aa]v(?:g|erage)|\b[Mm]ean)\s?+"
-            rf"[Ll]oss\s?+[:=]\s*+(?P<loss>{_V})",
+            r"(?:^|[\d,|;:({\]\[)-]|\b[Tt]rain(?:ing)?|\b[Tt]otal|\b[Aa]v(?:g|erage)|\b[Mm]ean)\s{0,4}+"
+            rf"[Ll]oss(?:\s?+[:=]\s*+|\s)(?P<loss>{_V})",
             rf"\b[Vv]al(?:idation)?[\s_][Ll]oss\s?+[:=]\s*+(?P<val_loss>{_V})",
-            rf"\b[Gg]rad(?:ient)?[\s_][Nn]orm\s?+[:=]\s*+(?P<norm>{_V})",
+            rf"\b[Gg]rad(?:ient)?[\s_][Nn]orm(?:\s?+[:=]\s*+|\s)(?P<norm>{_V})",
             rf"\b(?:lr|LR|[Ll]earning[\s_][Rr]ate)\s?+[:=]\s*+(?P<lr>{_V})",
             r"^\W{0,8}(?P<parameter>[A-Za-z_]\w*+(?:\.\w++)++)\s?+[:=]\s*+"
             rf"(?P<parameter_norm>{_V})$",
@@ -67,7 +67,7 @@ _SETS = {
         expressions=(
             r"\{(?P<pairs>(?=[^{}]*?'(?:loss|grad_norm|eval_\w++)': )[^{}]++)\}",
             # What is printed goes before the bar, which is then drawn anew, as it is by now.
-            r"^\d{1,3}%\|[^|]*+\| (?P<done>\d++)/\d++ \[",
+            r"^\s*+\d{1,3}%\|[^|]*+\| (?P<done>\d++)/\d++ \[",
         ),
     ),
     "keras": Patterns(

@@ -112,6 +112,9 @@ class Steps:
     def take(self, found: Found, now: float) -> Reading | None:
         """One line's; the reading that it ends, if it does."""
         if "done" in found.position:
+            if found.values:
+                # Printed into the bar's own line.
+                self._open.add(found)
             return self._done(found.position["done"])
         self._place.move(found)
         at = self._place.number()

@@ -36,7 +36,7 @@ class TensorBoardSink(Background):
     name = "TensorBoard"
 
     def __init__(self, folder: Path, *, every: int = 1) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self._chosen = Chosen(every)
         self._last: int | None = None
         self._curves: EventFile | None = None

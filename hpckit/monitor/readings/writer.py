@@ -37,7 +37,7 @@ class ReadingsWriter(Background):
         self, folder: Path, *, rows: int = SEGMENT_ROWS, size: int = SEGMENT_BYTES, keep: int = KEEP
     ) -> None:
         """`rows` and `size`, in bytes: what makes a segment full."""
-        self.folder = folder
+        self.folder = Path(folder)
         self.rows = rows
         self.size = size
         self.keep = keep
@@ -86,7 +86,7 @@ class ReadingsWriter(Background):
     def _line(self, item: Item) -> bytes:
         try:
             return encode(item)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             if not self._has_told:
                 what = "incident" if isinstance(item, Incident) else "reading"
                 tell(f"a {what} of step {item.step} is not numbers and is not written: {error}")

@@ -98,20 +98,34 @@ def _all_rules() -> dict[str, type[Rule]]:
     return found
 
 
-def make_rules(settings: Mapping[str, Any], folder: Path | None = None) -> list[Rule]:
-    """The rules that a spec's `monitor.rules` asks for; a user's own are found in `folder`."""
+def make_rules(
+    settings: Mapping[str, Any],
+    folder: Path | None = None,
+    *,
+    refused: dict[str, str] | None = None,
+) -> list[Rule]:
+    """The rules that a spec's `monitor.rules` asks for; a user's own are found in `folder`.
+
+    One that cannot be had is an error; with `refused` it is put there, and the others are made.
+    """
     rules = _all_rules()
     wanted: dict[str, Any] = {name: True for name, each in rules.items() if each.default}
     wanted.update(settings)
     wanted.pop(OF_THE_DETECTOR, None)
     made: dict[str, Rule] = {}
     for name, value in wanted.items():
-        if value is not False:
+        if value is False:
+            continue
+        try:
             rule = _made(_class_of(name, rules, folder), name, value)
             if rule.name() in made:
                 message = f"{name}: there is a rule {rule.name()} already"
                 raise UsageError(message, "rename the class")
             made[rule.name()] = rule
+        except UsageError as error:
+            if refused is None:
+                raise
+            refused[name] = str(error)
     return list(made.values())
 
 

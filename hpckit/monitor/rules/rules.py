@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,21 +33,26 @@ class Plan:
 class Rules:
     """Health rules, asked together."""
 
-    def __init__(self, rules: Iterable[Rule] | None = None) -> None:
+    def __init__(
+        self, rules: Iterable[Rule] | None = None, *, refused: Mapping[str, str] | None = None
+    ) -> None:
+        """`refused`: rules that could not be made, and why; told with the first reading."""
+        self._refused = dict(refused or {})
         self.rules = {each.name(): each for each in (make_rules({}) if rules is None else rules)}
         self._plans: dict[tuple[str, ...], Plan] = {}
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], folder: Path | None = None) -> Rules:
-        """As a spec's `monitor.rules` asks for them."""
-        return cls(make_rules(settings, folder))
+        """As a spec's `monitor.rules` asks for them; a rule with a mistake costs no other."""
+        refused: dict[str, str] = {}
+        return cls(make_rules(settings, folder, refused=refused), refused=refused)
 
     def observe(self, reading: Reading) -> list[Incident]:
         """Take in one step, and tell all that is wrong."""
         values = reading.values
         key = tuple(values)
         plan = self._plans.get(key) or self._planned(key)
-        found: list[Incident] = []
+        found = self._tell_refused(reading) if self._refused else []
         for name, learn in plan.learns:
             learn(name, values[name])
         for name, look, of in plan.looks:
@@ -67,6 +73,18 @@ class Rules:
             if incident is not None:
                 found.append(self._checked(observe, reading, incident))
         return found
+
+    def _tell_refused(self, reading: Reading) -> list[Incident]:
+        refused, self._refused = self._refused, {}
+        return [
+            Incident(
+                kind="rule_refused",
+                step=reading.step,
+                answer="tell",
+                said=f"monitor.rules: {why}; this rule is off",
+            )
+            for why in refused.values()
+        ]
 
     def _planned(self, names: tuple[str, ...]) -> Plan:
         if len(self._plans) >= PLANS_LIMIT:
@@ -112,7 +130,12 @@ class Rules:
             rule.went_back()
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: rule.state_dict() for name, rule in self.rules.items()}
+        found = {}
+        for name, rule in self.rules.items():
+            # A user's own may hold what cannot be saved; that must not cost a checkpoint.
+            with contextlib.suppress(Exception):
+                found[name] = rule.state_dict()
+        return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         # The spec may have turned rules on or off since.
