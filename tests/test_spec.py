@@ -233,6 +233,10 @@ def test_a_name_is_a_safe_file_name(refused: Refused, name: str) -> None:
         ("monitor: {optimizers: {g: {clip: 0}}}", "optimizers.g.clip.norm: must be more than 0"),
         ("monitor: {optimizers: {g: {clip: {}}}}", "g.clip: needs norm, value or percentile"),
         (
+            "monitor: {optimizers: {g: {clip: {percentile: 9, groups: {0: 1}}}}}",
+            "optimizers.g.clip: gives each group its own percentile",
+        ),
+        (
             "monitor: {optimizers: {g: {clip: {norm: 1, value: 2}}}}",
             "g.clip: clips by norm and by value: give one of them",
         ),

@@ -50,7 +50,7 @@ class GroupClip:
     percentile: Annotated[float, Percent()] | None = setting(
         default=None, help="Clip to this percentile of the last accepted norms."
     )
-    of: Annotated[int, Whole(min=1)] = setting(
+    of: Annotated[int, Whole(min=16)] = setting(
         default=1000, help="Of how many norms the percentile is."
     )
     at_most: Above0 | None = setting(default=None, help="What the percentile may not exceed.")

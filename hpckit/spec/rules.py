@@ -132,6 +132,9 @@ def _clip(draft: Draft, name: str, optimizer: Optimizer) -> None:
         return
     if message := _clip_complaint(clip, may_be_none=bool(clip.groups)):
         draft.complain(message, *steps)
+    elif clip.groups and clip.percentile is not None:
+        # A percentile of the whole's norms says nothing of a part's.
+        draft.complain("gives each group its own percentile, not all of them one", *steps)
     for group, part in clip.groups.items():
         if message := _clip_complaint(part, may_be_none=False):
             draft.complain(message, *steps, "groups", group)
