@@ -58,7 +58,7 @@ FULL: dict[str, Any] = {
         "optimizers": {
             "generator": {"clip": 10},
             "discriminator": {
-                "clip": {"percentile": 10, "of": 500, "groups": {"0": 1, "head": {"value": 2}}}
+                "clip": {"groups": {"0": {"percentile": 10, "of": 500}, "head": {"value": 2}}}
             },
         },
         "rules": {
