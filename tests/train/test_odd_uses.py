@@ -378,3 +378,27 @@ def test_going_back_to_the_first_step_forgets_what_was_usual() -> None:
     passes(model, optimizer, stepper, 20)
     # A state that is held in memory is not trained on.
     assert held == kept
+
+
+def test_a_step_leaves_gradients_to_whoever_zeroes_them() -> None:
+    # In a GAN's pass another optimizer's gradients flow through the same parameters.
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    stepper = Stepper(model=model, optimizers=optimizer)
+    loss = backward(model, optimizer)
+    before = model.weight.grad.clone()
+    stepper.step(loss=loss)
+    stepper.end()
+    assert torch.equal(model.weight.grad, before)
+
+
+def test_the_state_is_loaded_by_a_torch_that_trusts_nobody(tmp_path: Any) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, clip=Clip(percentile=50), lag=3)
+    passes(model, optimizer, stepper, 100)
+    torch.save(stepper.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    other = Stepper(model=model, optimizers=optimizer, clip=Clip(percentile=50), lag=3)
+    other.load_state_dict(state)
+    assert other.state_dict() == stepper.state_dict()
