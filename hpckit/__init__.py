@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_spec"]
+__all__ = ["__version__", "load_spec", "monitor", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from hpckit.spec import load_spec
 
         return load_spec
+    if name in ("monitor", "train"):
+        import importlib
+
+        return importlib.import_module(f"hpckit.{name}")
     raise AttributeError(f"module 'hpckit' has no attribute {name!r}")
