@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ def rival(model: Model, optimizer: Any) -> Step:
 
 def ours(model: Model, optimizer: Any, folder: Path) -> Step:
     writer = ReadingsWriter(folder)
+    Way.sinks.append(writer)
     stepper = Stepper(
         model=nn.ParameterList(model), optimizers=optimizer, clip=CLIP, sinks=[writer]
     )
@@ -151,6 +152,8 @@ def timed(call: Callable[[], None], device: str) -> float:
 class Way:
     """One way to step, with a model of its own."""
 
+    sinks: ClassVar[list[ReadingsWriter]] = []
+
     def __init__(self, model: Model, kind: str, make: Callable[[Model, Any], Step]) -> None:
         self.model = [nn.Parameter(each.detach().clone()) for each in model]
         self.optimizer = optimizer_of(self.model, kind)
@@ -206,6 +209,9 @@ def measure(tensors: int, numbers: int, kind: str, device: str, folder: Path) ->
         for way in order:
             way.run(batch, device, small=numbers < SMALL)
     base = ways["clip_grad_norm_"]
+    for sink in Way.sinks:
+        sink.close()
+    Way.sinks.clear()
     return {
         "tensors": tensors,
         "parameters": sum(each.numel() for each in model),

@@ -99,6 +99,10 @@ class Buffers:
         ]
         self._looks = LOOKS
 
+    @property
+    def has_any(self) -> bool:
+        return bool(self._slots)
+
     def _changed(self) -> list[tuple[Slot, Tensor, Tensor]]:
         """Slots, what is in them and what was, where the one can be made the other."""
         found = []

@@ -98,16 +98,9 @@ class Parameters:
         """The gradients there are; a group that was added since is seen."""
         if [len(group["params"]) for group in self.optimizer.param_groups] != self._listed:
             self._collect()
-        found: list[Tensor] = []
-        absent = False
-        for parameter in self.all:
-            gradient = parameter.grad
-            if gradient is None:
-                absent = True
-            else:
-                found.append(gradient)
+        found = [gradient for each in self.all if (gradient := each.grad) is not None]
         present = None
-        if absent:
+        if len(found) < len(self.all):
             present = [i for i, each in enumerate(self.all) if each.grad is not None]
         if self._plain is None or self._plain[0] != present:
             self._plain = (present, are_plain(found))

@@ -108,6 +108,7 @@ class Stepper:
         self._gates: list[float | Tensor] = []
         alone = len(self.watched) == 1
         self._keys = {name: Keys(name, alone=alone) for name in self.watched}
+        self._slots = [keys.loss for keys in self._keys.values()]
         self._began = time.perf_counter()
         self._new_pass()
 
@@ -138,14 +139,15 @@ class Stepper:
             if loss is None and value is not None:
                 self._losses[self._keys[name].loss] = _plain(value, "the closure's loss")
         else:
-            self._take_scaler(name, scaler)
+            if scaler is not None:
+                self._take_scaler(name, scaler)
             measured = watched.step(limit=limit, scaler=scaler)
         self._gates.append(measured.gated)
         self._note(name, watched, measured)
 
     def _take_scaler(self, name: str, scaler: Any) -> None:
         """Remember whom a scaler has served: until its update it does so once."""
-        if scaler is None or not scaler.is_enabled():
+        if not scaler.is_enabled():
             return
         served = self._scalers.setdefault(id(scaler), (scaler, set()))[1]
         if name in served:
@@ -160,8 +162,11 @@ class Stepper:
         Not before: in a GAN's pass the generator's graph is alive while the discriminator steps,
         and its backward refuses buffers that were written meanwhile.
         """
-        flags = [gated for gated in self._gates if isinstance(gated, Tensor)]
-        if any(gated for gated in self._gates if not isinstance(gated, Tensor)):
+        gates, self._gates = self._gates, []
+        if not self.buffers.has_any:
+            return
+        flags = [gated for gated in gates if isinstance(gated, Tensor)]
+        if any(gated for gated in gates if not isinstance(gated, Tensor)):
             self.buffers.restore()
         elif flags:
             first = flags[0]
@@ -170,7 +175,6 @@ class Stepper:
             self.buffers.settle(first if len(flags) == 1 else torch.stack(same).amax())
         else:
             self.buffers.commit()
-        self._gates.clear()
 
     def _find(self, optimizer: Optimizer | str | None) -> tuple[str, Watched]:
         for name, watched in self.watched.items():
@@ -211,10 +215,11 @@ class Stepper:
 
     def end(self) -> list[Incident]:
         """Close this step; what is wrong, by the readings that are due."""
-        for scaler, _ in self._scalers.values():
-            # Once a pass, after every optimizer: the others still need the scale they were given.
-            _update(scaler)
-        self._scalers.clear()
+        if self._scalers:
+            for scaler, _ in self._scalers.values():
+                # Once a pass, after every optimizer: the others still need the scale they had.
+                _update(scaler)
+            self._scalers.clear()
         self._settle_buffers()
         now = time.perf_counter()
         self._values["time/step"] = now - self._began
@@ -226,8 +231,7 @@ class Stepper:
 
     def _send(self) -> Pending:
         """This step's numbers, on their way."""
-        slots = [keys.loss for keys in self._keys.values()]
-        self._values.update(mean_over_ranks(self._losses, slots, self._device))
+        self._values.update(mean_over_ranks(self._losses, self._slots, self._device))
         known: dict[str, Any] = self._values
         far: dict[torch.device, list[str]] = {}
         for name, value in known.items():
