@@ -1,8 +1,9 @@
 """The corpus's trainings that go wrong, trained again with hpckit's own step: what gets through?
 
 Closed loop: the gate holds updates back, so what follows is what really would. Counted is each step
-after which a weight is not finite that was finite before it. Nothing is rolled back here; a run
-that was acted on is as good as ended and stops after some more steps.
+after which a weight is not finite that was finite before it: by a gradient that was not finite, or
+by a learning rate so large that a finite update overflows, which no look at gradients prevents.
+Nothing is rolled back here; a run that was acted on is as good as ended and stops soon after.
 
     python -m benchmarks.detection.live [--runs 4] [--json]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +43,8 @@ class Live:
     steps: int = 0
     gated: int = 0
     non_finite_updates: int = 0
+    # Weights that overflowed under gradients that were finite: the learning rate did it.
+    overflows: int = 0
     acted_at: int | None = None
     said: str = ""
 
@@ -94,7 +98,11 @@ def _move(
     was_finite = _finite(player)
     stepper.step(name, loss=loss, scaler=scaler)
     found.gated += int(stepper._values[f"grad/gated/{name}"])
-    found.non_finite_updates += was_finite and not _finite(player)
+    if was_finite and not _finite(player):
+        if math.isfinite(float(stepper._values[f"grad/norm/{name}"])):
+            found.overflows += 1
+        else:
+            found.non_finite_updates += 1
 
 
 def _finite(player: Player) -> bool:
@@ -129,6 +137,7 @@ def main() -> None:
     print(f"  acted on                     {sum(each.acted_at is not None for each in found)}")
     print(f"  updates held back            {sum(each.gated for each in found):,}")
     print(f"  non-finite updates applied   {sum(each.non_finite_updates for each in found)}")
+    print(f"  weights that overflowed      {sum(each.overflows for each in found)}")
 
 
 if __name__ == "__main__":
