@@ -149,10 +149,15 @@ class Attempt:
 
     def launches(self) -> list[Path]:
         """The log folders of the launches, oldest first."""
-        logs = self.dir / "logs"
-        with contextlib.suppress(OSError):
-            return sorted(path for path in logs.iterdir() if path.name.startswith("launch-"))
-        return []
+        return launches_in(self.dir / "logs")
+
+
+def launches_in(folder: Path) -> list[Path]:
+    """A folder's parts by launch, oldest first: launch-10 comes after launch-9."""
+    with contextlib.suppress(OSError):
+        found = [path for path in folder.iterdir() if path.name.startswith("launch-")]
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+    return []
 
 
 def read_text(path: Path) -> str:

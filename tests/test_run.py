@@ -99,3 +99,12 @@ def test_a_folder_without_an_identity_is_no_run(tmp_path):
     assert runs.open_run(folder) is None
     with pytest.raises(NotFound):
         runs.find(tmp_path, f"agent/{folder.name}")
+
+
+def test_the_tenth_launch_comes_after_the_ninth(tmp_path):
+    assert runs.launches_in(tmp_path / "none") == []
+    for number in (10, 9, 1):
+        (tmp_path / f"launch-{number}").mkdir()
+    (tmp_path / "notes").mkdir()
+    found = [each.name for each in runs.launches_in(tmp_path)]
+    assert found == ["launch-1", "launch-9", "launch-10"]

@@ -132,8 +132,7 @@ def _incidents(found: list[dict[str, Any]]) -> list[str]:
     lines = []
     for each in found:
         where = f"incident  step {each['step']}, attempt {each['attempt']}: {each['kind']}: "
-        worst = f"; worst parameter {each['parameter']}" if each["parameter"] else ""
-        lines.append(harmless(f"{where}{each['said'] or ''}{worst}"))
+        lines.append(harmless(f"{where}{each['sentence'] or ''}"))
     if len(lines) <= MOST_INCIDENTS:
         return lines
     left_out = len(lines) - MOST_INCIDENTS

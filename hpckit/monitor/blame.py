@@ -8,14 +8,20 @@ from collections.abc import Iterable, Mapping
 
 from hpckit.monitor.incident import Incident
 
+# A step, and the norm of each parameter in it.
+Detail = tuple[int, Mapping[str, float]]
 
-def blame(incident: Incident, details: Iterable[Mapping[str, float]]) -> Incident:
+
+def blame(incident: Incident, details: Iterable[Detail]) -> Incident:
     """Name the worst parameter, by the norms of this step or, newest first, of those before.
 
-    Of a step whose norms are all non-finite nothing can be told: the step before shows where it
-    grew. Where only some are, the first of them in the model is where it began.
+    Of a step whose norms are all non-finite nothing can be told. What has grown shows in the step
+    before; a bad batch shows nowhere, and no parameter is to blame for it. Where only some are
+    non-finite, the first of them in the model is where it began.
     """
-    for norms in details:
+    for step, norms in details:
+        if step < incident.step and not incident.acts:
+            break
         finite = {name: norm for name, norm in norms.items() if math.isfinite(norm)}
         if len(finite) == len(norms):
             return _worst(incident, finite) if finite else incident

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from hpckit.monitor.reading import MAIN
 
 Answer = Literal["tell", "skip", "act"]
 
@@ -17,7 +21,7 @@ class Incident:
     step: int
     # `tell`: a person should know. `skip`: this update was worth nothing. `act`: go back.
     answer: Answer
-    # The whole of it for a person, without the step and the parameter.
+    # For a person, without the step, the optimizer, the parameter and the onset.
     said: str
     optimizer: str | None = None
     value: float | None = None
@@ -33,7 +37,9 @@ class Incident:
         """Whether it asks for more than to be told."""
         return self.answer == "act"
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The whole of it for a person, but for the step."""
         parts = [self.said]
         if self.parameter is not None:
             share = "" if self.share is None else f" ({self.share:.0%} of it)"
@@ -42,10 +48,30 @@ class Incident:
             grew = self.kind in ("explosion", "drift")
             since = "growing since step" if grew else "what is newer than this may be damaged: step"
             parts.append(f"{since} {self.onset}")
-        return f"step {self.step}: " + "; ".join(parts)
+        # Of several optimizers one must know which.
+        whose = "" if self.optimizer in (None, MAIN) else f"{self.optimizer}: "
+        return whose + "; ".join(parts)
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.sentence}"
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "acts": self.acts}
+        """As JSON has it, which knows no NaN and no infinity: they are words."""
+        fields = {name: _word(value) for name, value in dataclasses.asdict(self).items()}
+        return {**fields, "acts": self.acts, "sentence": self.sentence}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Incident:
+        """The incident again; what another version wrote beside it is passed over."""
+        known = {each.name: fields[each.name] for each in dataclasses.fields(cls)}
+        for name in ("value", "usual", "share"):
+            if isinstance(known[name], str):
+                known[name] = float(known[name])
+        return cls(**known)
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpckit.monitor import reading as names
-from hpckit.monitor.blame import blame
+from hpckit.monitor.blame import Detail, blame
 from hpckit.monitor.detector import Detector
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from hpckit.spec.parts import Monitor
 
 # Newest first: the norms of an optimizer's parameters in this step and the ones before.
-Details = Callable[[str], Iterable[Mapping[str, float]]]
+Details = Callable[[str], Iterable[Detail]]
 SATURATION = "clip_saturation"
+# No single parameter's norm is behind these.
+OF_ALL = ("loss_lost", SATURATION)
 
 
 class Lookout:
@@ -71,7 +73,7 @@ class Lookout:
         return math.inf if found is None else found.limit
 
     def observe(self, reading: Reading, details: Details | None = None) -> list[Incident]:
-        """Take in one step; what is wrong, the worst first in no particular order."""
+        """Take in one step; what is wrong, in no particular order."""
         found = []
         for detector, (loss, norm, gated, clip, scale) in self._plan(reading):
             get = reading.values.get
@@ -93,10 +95,10 @@ class Lookout:
 
     def _blamed(self, incident: Incident, reading: Reading, details: Details | None) -> Incident:
         optimizer = incident.optimizer or names.MAIN
-        if incident.kind == "loss_lost":
+        if incident.kind in OF_ALL:
             return incident
         if optimizer in reading.parameters:
-            return blame(incident, [reading.parameters[optimizer]])
+            return blame(incident, [(reading.step, reading.parameters[optimizer])])
         return incident if details is None else blame(incident, details(optimizer))
 
     def _plan(self, reading: Reading) -> list[tuple[Detector, tuple[str, ...]]]:

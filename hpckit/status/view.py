@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpckit.ledger import Event
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
-from hpckit.run import Attempt, Run
+from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
 from hpckit.worker.outcome import TERMINATED
 
@@ -56,12 +56,10 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
 def _step(attempts: list[Attempt]) -> int | None:
     """The newest step that a reading was written of; None where there are no readings."""
     for attempt in reversed(attempts):
-        readings = attempt.dir / "readings"
-        if not readings.is_dir():
-            continue
-        from hpckit.monitor.readings.reader import last_step
+        for folder in reversed(launches_in(attempt.dir / "readings")):
+            # Only a run that is watched pays for it.
+            from hpckit.monitor.readings.reader import last_step
 
-        for folder in sorted(readings.iterdir(), reverse=True):
             with contextlib.suppress(OSError):
                 if (step := last_step(folder)) is not None:
                     return step
@@ -78,7 +76,7 @@ def _incident(event: Event) -> dict[str, Any]:
         "attempt": event.data.get("attempt"),
         "value": found.get("value"),
         "parameter": found.get("parameter"),
-        "said": found.get("said"),
+        "sentence": found.get("sentence"),
         "plan": None,
         "changes": {},
         "applied": False,

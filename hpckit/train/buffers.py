@@ -10,7 +10,7 @@ change in the first passes is copied at each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,10 +99,6 @@ class Buffers:
         ]
         self._looks = LOOKS
 
-    @property
-    def has_any(self) -> bool:
-        return bool(self._slots)
-
     def _changed(self) -> list[tuple[Slot, Tensor, Tensor]]:
         """Slots, what is in them and what was, where the one can be made the other."""
         found = []
@@ -136,10 +132,27 @@ class Buffers:
             if not torch.equal(buffer, slot.shadow):
                 slot.counts = False
 
-    def commit(self) -> None:
-        """The pass was good: what the buffers hold now is what they hold."""
+    def close_pass(self, gates: Sequence[float | Tensor]) -> None:
+        """The pass is over: its buffers count, unless anything of it was held back.
+
+        Not before: in a GAN's pass the generator's graph is alive while the discriminator steps,
+        and its backward refuses buffers that were written meanwhile.
+        """
         if not self._slots:
             return
+        flags = [gated for gated in gates if isinstance(gated, Tensor)]
+        if any(gated for gated in gates if not isinstance(gated, Tensor)):
+            self.restore()
+        elif flags:
+            first = flags[0]
+            # Optimizers may be on several devices.
+            same = [flag.to(first.device, non_blocking=True) for flag in flags]
+            self.settle(first if len(flags) == 1 else torch.stack(same).amax())
+        else:
+            self.commit()
+
+    def commit(self) -> None:
+        """The pass was good: what the buffers hold now is what they hold."""
         self._look()
         pairs = self._changed()
         if pairs:

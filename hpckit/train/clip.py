@@ -102,3 +102,7 @@ class Clip(Memory):
         for name, clip in self.groups.items():
             if name in state.get("groups", {}):
                 clip.load_state_dict(state["groups"][name])
+
+
+# One for all optimizers, or each its own by name.
+Clips = Clip | float | Mapping[str, Clip | float]

@@ -15,12 +15,10 @@ Readings of step t are used after step t + lag - 1, by every rank and by every r
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,23 +31,21 @@ from hpckit.monitor.incident import Incident
 from hpckit.monitor.lookout import Lookout
 from hpckit.monitor.reading import Reading
 from hpckit.train.buffers import Buffers
-from hpckit.train.clip import Clip
-from hpckit.train.lag import Lag, Pending, Ring
-from hpckit.train.parameters import names_of
+from hpckit.train.clip import Clips
+from hpckit.train.lag import Lag, Pending
+from hpckit.train.scaling import Scalers
+from hpckit.train.sending import Sender
 from hpckit.train.shared import mean_over_ranks
-from hpckit.train.watched import Measured, Watched
+from hpckit.train.watched import Measured, Watched, watch
 
 if TYPE_CHECKING:
     from hpckit.monitor.readings.sink import Sink
 
 # On a GPU the host runs ahead by a few steps; on a CPU every number is there at once.
 LAG_ON_GPU = 4
-# How many steps' parameter norms are kept for an incident that is noticed late.
-DETAILS = 8
 
 Models = nn.Module | Mapping[str, nn.Module] | Iterable[nn.Module]
 Optimizers = Optimizer | Mapping[str, Optimizer]
-Clips = Clip | float | None | Mapping[str, Clip | float]
 
 
 class Keys:
@@ -75,7 +71,7 @@ class Stepper:
         *,
         model: Models,
         optimizers: Optimizers,
-        clip: Clips = None,
+        clip: Clips | None = None,
         lag: int | None = None,
         lookout: Lookout | None = None,
         sinks: Iterable[Sink] = (),
@@ -85,7 +81,11 @@ class Stepper:
         """`detail_every`: how often each parameter's norm is written; an incident always has it."""
         models = _models(model)
         self.buffers = Buffers(models)
-        self.watched = _watch(optimizers, models, clip)
+        self.watched = watch(
+            optimizers if isinstance(optimizers, Mapping) else {names.MAIN: optimizers},
+            models,
+            clip,
+        )
         devices = [each.device for one in self.watched.values() for each in one.parameters.all]
         self._device = devices[0] if devices else torch.device("cpu")
         on_gpu = any(device.type == "cuda" for device in devices)
@@ -98,13 +98,8 @@ class Stepper:
         self.detail_every = detail_every
         self.step_number = step
         self.epochs = {name: Epoch() for name in self.watched}
-        # Details of parameters that were not here in time.
-        self.dropped = 0
-        self._heads: dict[torch.device, Ring] = {}
-        self._vectors = {name: Ring(self.lag.steps + DETAILS) for name in self.watched}
-        self._late: deque[Pending] = deque(maxlen=DETAILS)
-        # Scalers of this pass, by identity, and the optimizers that they have served.
-        self._scalers: dict[int, tuple[Any, set[str]]] = {}
+        self._sender = Sender(self.watched, lag=self.lag.steps)
+        self._scalers = Scalers()
         self._gates: list[float | Tensor] = []
         alone = len(self.watched) == 1
         self._keys = {name: Keys(name, alone=alone) for name in self.watched}
@@ -140,41 +135,10 @@ class Stepper:
                 self._losses[self._keys[name].loss] = _plain(value, "the closure's loss")
         else:
             if scaler is not None:
-                self._take_scaler(name, scaler)
+                self._scalers.take(name, scaler)
             measured = watched.step(limit=limit, scaler=scaler)
         self._gates.append(measured.gated)
         self._note(name, watched, measured)
-
-    def _take_scaler(self, name: str, scaler: Any) -> None:
-        """Remember whom a scaler has served: until its update it does so once."""
-        if not scaler.is_enabled():
-            return
-        served = self._scalers.setdefault(id(scaler), (scaler, set()))[1]
-        if name in served:
-            raise RuntimeError(
-                f"optimizer {name} has stepped with this scaler in this pass: call end() first"
-            )
-        served.add(name)
-
-    def _settle_buffers(self) -> None:
-        """The pass is over: its buffers count, unless anything of it was held back.
-
-        Not before: in a GAN's pass the generator's graph is alive while the discriminator steps,
-        and its backward refuses buffers that were written meanwhile.
-        """
-        gates, self._gates = self._gates, []
-        if not self.buffers.has_any:
-            return
-        flags = [gated for gated in gates if isinstance(gated, Tensor)]
-        if any(gated for gated in gates if not isinstance(gated, Tensor)):
-            self.buffers.restore()
-        elif flags:
-            first = flags[0]
-            # Optimizers may be on several devices.
-            same = [flag.to(first.device, non_blocking=True) for flag in flags]
-            self.buffers.settle(first if len(flags) == 1 else torch.stack(same).amax())
-        else:
-            self.buffers.commit()
 
     def _find(self, optimizer: Optimizer | str | None) -> tuple[str, Watched]:
         for name, watched in self.watched.items():
@@ -189,7 +153,7 @@ class Stepper:
     def _note(self, name: str, watched: Watched, measured: Measured) -> None:
         values, keys = self._values, self._keys[name]
         if keys.norm in values:
-            measured = _worse(measured, values[keys.norm], values[keys.clip], values[keys.gated])
+            measured = measured.worse(values[keys.norm], values[keys.clip], values[keys.gated])
         values[keys.norm] = measured.norm
         values[keys.clip] = measured.factor
         values[keys.gated] = measured.gated
@@ -215,12 +179,9 @@ class Stepper:
 
     def end(self) -> list[Incident]:
         """Close this step; what is wrong, by the readings that are due."""
-        if self._scalers:
-            for scaler, _ in self._scalers.values():
-                # Once a pass, after every optimizer: the others still need the scale they had.
-                _update(scaler)
-            self._scalers.clear()
-        self._settle_buffers()
+        self._scalers.update()
+        gates, self._gates = self._gates, []
+        self.buffers.close_pass(gates)
         now = time.perf_counter()
         self._values["time/step"] = now - self._began
         self._began = now
@@ -232,33 +193,12 @@ class Stepper:
     def _send(self) -> Pending:
         """This step's numbers, on their way."""
         self._values.update(mean_over_ranks(self._losses, self._slots, self._device))
-        known: dict[str, Any] = self._values
-        far: dict[torch.device, list[str]] = {}
-        for name, value in known.items():
-            if isinstance(value, Tensor):
-                far.setdefault(value.device, []).append(name)
-        flights = []
-        for device, listed in far.items():
-            values = [known.pop(name).reshape(()).to(torch.float64) for name in listed]
-            ring = self._heads.setdefault(device, Ring(self.lag.steps + 1))
-            flights.append((tuple(listed), ring.send(torch.stack(values))))
-        details = {
-            name: (listed, self._vectors[name].send(each))
-            for name, (listed, each) in self._details.items()
-        }
-        return Pending(
-            step=self.step_number,
-            known=known,
-            flights=tuple(flights),
-            details=details,
-            stands_for=self._updates,
-            time=time.time(),
-        )
+        return self._sender.send(self.step_number, self._values, self._details, self._updates)
 
     def _use(self, due: Iterable[Pending]) -> list[Incident]:
         found = []
         for pending in due:
-            self._late.append(pending)
+            self._sender.used.append(pending)
             found += self._judge(pending)
         return found
 
@@ -275,7 +215,7 @@ class Stepper:
                     for group, clip in watched.clip.groups.items():
                         clip.accept(values.get(f"{names.GROUP}/{name}/{group}", math.nan))
         reading = Reading(step=pending.step, values=values, time=pending.time)
-        incidents = self.lookout.observe(reading, self._detail)
+        incidents = self.lookout.observe(reading, self._sender.detail)
         if self.sinks:
             self._write(reading, pending, incidents)
         return incidents
@@ -291,7 +231,7 @@ class Stepper:
 
     def _write(self, reading: Reading, pending: Pending, incidents: list[Incident]) -> None:
         if incidents or (self.detail_every and pending.step % self.detail_every == 0):
-            details = {name: self._landed(pending, name) for name in pending.details}
+            details = {name: self._sender.landed(pending, name) for name in pending.details}
             reading = Reading(
                 step=reading.step,
                 values=reading.values,
@@ -309,21 +249,15 @@ class Stepper:
                 what = f"{type(sink).__name__}: {type(error).__name__}: {error}"
                 print(f"hpckit: {what}; the training goes on without it", file=sys.stderr)
 
-    def _detail(self, optimizer: str) -> Iterator[Mapping[str, float]]:
-        """An optimizer's parameter norms, newest first; what is not here yet is dropped."""
-        for pending in reversed(self._late):
-            norms = self._landed(pending, optimizer)
-            if norms:
-                yield norms
+    @property
+    def latest(self) -> Pending:
+        """The newest step that was decided by."""
+        return self._sender.used[-1]
 
-    def _landed(self, pending: Pending, optimizer: str) -> Mapping[str, float]:
-        listed, flight = pending.details.get(optimizer, ((), None))
-        if flight is None:
-            return {}
-        if not flight.is_here():
-            self.dropped += 1
-            return {}
-        return dict(zip(listed, flight.land(), strict=True))
+    @property
+    def dropped(self) -> int:
+        """Details of parameters that were not here in time."""
+        return self._sender.dropped
 
     def end_epoch(self) -> dict[str, Epoch]:
         """What each optimizer's gradients were since the last epoch's end; written, too.
@@ -350,7 +284,7 @@ class Stepper:
         """Weights and state were put back to how they were before `step`, in place."""
         self.step_number = step
         self.lag.drain()
-        self._late.clear()
+        self._sender.used.clear()
         self._new_pass()
         self.buffers.renew()
         self.lookout.went_back()
@@ -375,7 +309,7 @@ class Stepper:
                 each.clip.load_state_dict(state["clips"][name])
                 each.updates.load_state_dict(state["updates"][name])
                 self.epochs[name].load_state_dict(state["epochs"][name])
-        self._late.clear()
+        self._sender.used.clear()
         self._new_pass()
         # Whichever is loaded first: what the model holds now is what a gate goes back to.
         self.buffers.renew()
@@ -390,54 +324,7 @@ def _plain(value: float | Tensor, what: str) -> float | Tensor:
     return value.detach() if value.is_cuda else float(value.item())
 
 
-def _worse(
-    measured: Measured, norm: float | Tensor, factor: float | Tensor, gated: float | Tensor
-) -> Measured:
-    """Of two steps of an optimizer in one pass what was worst: a gate, a NaN, the larger norm."""
-    device = measured.each.device
-    before = [torch.as_tensor(each, dtype=torch.float64).to(device) for each in (norm, gated)]
-    now = [
-        torch.as_tensor(each, dtype=torch.float64).to(device)
-        for each in (measured.norm, measured.gated)
-    ]
-    # maximum keeps a NaN, whichever of the two it is.
-    largest, shut = torch.maximum(before[0], now[0]), torch.maximum(before[1], now[1])
-    both = torch.as_tensor(factor).to(device), torch.as_tensor(measured.factor).to(device)
-    smallest = torch.minimum(both[0], both[1])
-    if device.type == "cpu":
-        return measured._replace(norm=float(largest), factor=float(smallest), gated=float(shut))
-    return measured._replace(norm=largest, factor=smallest, gated=shut)
-
-
-def _update(scaler: Any) -> None:
-    """Let a scaler find its next scale, if it saw any gradient."""
-    states = scaler._per_optimizer_states
-    if any(state["found_inf_per_device"] for state in states.values()):
-        scaler.update()
-    else:
-        states.clear()
-
-
 def _models(given: Models) -> list[nn.Module]:
     if isinstance(given, nn.Module):
         return [given]
     return list(given.values() if isinstance(given, Mapping) else given)
-
-
-def _watch(given: Optimizers, models: list[nn.Module], clip: Clips) -> dict[str, Watched]:
-    optimizers = dict(given) if isinstance(given, Mapping) else {names.MAIN: given}
-    if isinstance(clip, Mapping):
-        unknown = set(clip) - set(optimizers)
-        if unknown:
-            wrong, right = ", ".join(sorted(unknown)), ", ".join(optimizers)
-            raise ValueError(f"clip: no optimizer {wrong}; known are {right}")
-    known = names_of(models)
-    found = {}
-    for name, optimizer in optimizers.items():
-        own = clip.get(name) if isinstance(clip, Mapping) else clip
-        # A copy each: one that was given for several must not mix their norms.
-        is_shared = not isinstance(clip, Mapping) and len(optimizers) > 1
-        settings = own if isinstance(own, Clip) else Clip(own)
-        settings = copy.deepcopy(settings) if is_shared else settings
-        found[name] = Watched(name, optimizer, known, settings)
-    return found

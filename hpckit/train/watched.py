@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpckit.monitor.gradients import Norms, measure, scaled
-from hpckit.train.clip import Clip
+from hpckit.train.clip import Clip, Clips
 from hpckit.train.clipping import EPSILON, clip_in_place
 from hpckit.train.closure import Evaluations, step_or_put_back
 from hpckit.train.fuse import can_fuse, fuse, is_fused
-from hpckit.train.parameters import Gradients, Parameters
+from hpckit.train.parameters import Gradients, Parameters, names_of
+from hpckit.train.scaling import unscale
 from hpckit.train.updates import Sample, Updates
 
 # The largest total that is applied while there is no usual yet: above every norm, below infinity.
@@ -36,6 +38,26 @@ class Measured(NamedTuple):
     # The norms of groups that are clipped apart.
     groups: dict[str, Tensor] | None = None
     scale: float | Tensor | None = None
+
+    def worse(
+        self, norm: float | Tensor, factor: float | Tensor, gated: float | Tensor
+    ) -> Measured:
+        """With an earlier step of the same pass, whichever was worst: a gate, a NaN, the norm."""
+        device = self.each.device
+
+        def both(one: float | Tensor, other: float | Tensor) -> tuple[Tensor, Tensor]:
+            kind: dict[str, Any] = {"dtype": torch.float64, "device": device}
+            return torch.as_tensor(one, **kind), torch.as_tensor(other, **kind)
+
+        # maximum keeps a NaN, whichever of the two it is.
+        largest, shut = (
+            torch.maximum(*both(norm, self.norm)),
+            torch.maximum(*both(gated, self.gated)),
+        )
+        smallest = torch.minimum(*both(factor, self.factor))
+        if device.type == "cpu":
+            return self._replace(norm=float(largest), factor=float(smallest), gated=float(shut))
+        return self._replace(norm=largest, factor=smallest, gated=shut)
 
 
 class Watched:
@@ -62,9 +84,7 @@ class Watched:
 
     def step(self, *, limit: float, scaler: Any = None) -> Measured:
         """Measure, clip, gate and step; nothing that is above `limit` is applied."""
-        scale = None
-        if scaler is not None and scaler.is_enabled():
-            scale = _unscale(scaler, self.optimizer)
+        scale = unscale(scaler, self.optimizer)
         gradients = self.parameters.gradients()
         limit = min(limit, MOST)
         # At each step: whoever loads an older checkpoint gets its groups' `fused` with it.
@@ -195,14 +215,24 @@ def _step_told(optimizer: Optimizer, told: dict[str, Tensor]) -> None:
             vars(optimizer).pop(name, None)
 
 
-def _unscale(scaler: Any, optimizer: Optimizer) -> float | Tensor:
-    """Bring gradients back to their true size, unless the user has done so; the scale they had."""
-    from torch.amp.grad_scaler import OptState
-
-    if scaler._per_optimizer_states[id(optimizer)]["stage"] is OptState.READY:
-        scaler.unscale_(optimizer)
-    scale = scaler._scale
-    if scale is None:
-        return float(scaler.get_scale())
-    # update() changes it in place.
-    return scale.detach().clone() if scale.is_cuda else float(scale)
+def watch(
+    optimizers: Mapping[str, Optimizer],
+    models: Iterable[nn.Module],
+    clip: Clips | None,
+) -> dict[str, Watched]:
+    """Each optimizer by its name, with a clip of its own."""
+    if isinstance(clip, Mapping):
+        unknown = set(clip) - set(optimizers)
+        if unknown:
+            wrong, right = ", ".join(sorted(unknown)), ", ".join(optimizers)
+            raise ValueError(f"clip: no optimizer {wrong}; known are {right}")
+    known = names_of(models)
+    found = {}
+    for name, optimizer in optimizers.items():
+        own = clip.get(name) if isinstance(clip, Mapping) else clip
+        # A copy each: one that was given for several must not mix their norms.
+        is_shared = not isinstance(clip, Mapping) and len(optimizers) > 1
+        settings = own if isinstance(own, Clip) else Clip(own)
+        settings = copy.deepcopy(settings) if is_shared else settings
+        found[name] = Watched(name, optimizer, known, settings)
+    return found

@@ -7,12 +7,11 @@ ends neither the training nor the wait for it.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hpckit.ledger import Ledger
 
@@ -114,7 +113,7 @@ class LogWatch:
         if not self._is_more_of_it(incident):
             tell(str(incident))
             with self._guarded():
-                self.ledger.write("incident", attempt=self.attempt, incident=in_json(incident))
+                self.ledger.write("incident", attempt=self.attempt, incident=incident.to_json())
         for sink in self.sinks:
             with self._guarded():
                 sink.incident(incident)
@@ -135,15 +134,6 @@ class LogWatch:
             if said not in self._told and len(self._told) < MOST_TOLD:
                 self._told.add(said)
                 tell(said)
-
-
-def in_json(incident: Incident) -> dict[str, Any]:
-    """An incident with its numbers as JSON has them: NaN and infinities are words."""
-    return {name: _plain(value) for name, value in incident.to_json().items()}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def train(model: nn.Module, steps: int, poison: int | None = None) -> dict[str, 
         stepper.step(loss=loss)
         said += [str(each) for each in stepper.end()]
     said += [str(each) for each in stepper.finish()]
-    late = stepper._late[-1]
+    late = stepper.latest
     details = late.details["main"]
     return {
         "weights": flat(model),

@@ -50,8 +50,8 @@ def test_clipping_by_value_bounds_every_element() -> None:
     before = model.weight.detach().clone()
     stepper.step(loss=backward(model, optimizer))
     stepper.end()
-    assert float((model.weight - before).abs().max()) <= 0.01 + 1e-6
-    assert 0 < stepper._late[-1].values()["grad/clip/main"] < 1
+    assert float((model.weight.detach() - before).abs().max()) <= 0.01 + 1e-6
+    assert 0 < stepper.latest.values()["grad/clip/main"] < 1
 
 
 def test_groups_are_clipped_each_by_its_own_limit() -> None:

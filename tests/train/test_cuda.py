@@ -53,7 +53,7 @@ def test_in_steady_state_nothing_is_waited_for(make: type, clip: object, alarmed
     for _ in range(50):
         one_step(model, optimizer, stepper, 1.0)
     torch.cuda.set_sync_debug_mode("default")
-    assert stepper._late[-1].values()["grad/norm/main"] > 0
+    assert stepper.latest.values()["grad/norm/main"] > 0
 
 
 def test_a_nan_leaves_weights_state_and_buffers_bit_identical() -> None:
@@ -90,7 +90,7 @@ def test_finite_gradients_whose_squares_overflow_are_not_held_back() -> None:
         parameter.grad = torch.full((4,), 3e25, device="cuda")
         stepper.step(loss=1.0)
         stepper.end()
-        assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(6e25, rel=1e-6)
+        assert stepper.latest.values()["grad/norm/main"] == pytest.approx(6e25, rel=1e-6)
     assert torch.allclose(parameter, torch.full((4,), 0.9, device="cuda"))
 
 

@@ -287,7 +287,7 @@ def test_squares_that_overflow_are_clipped_in_the_kernel_too() -> None:
         parameter.grad = torch.full((4,), 3e25)
         stepper.step(loss=1.0)
         stepper.end()
-        assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(6e25, rel=1e-6)
+        assert stepper.latest.values()["grad/norm/main"] == pytest.approx(6e25, rel=1e-6)
     assert torch.allclose(parameter, torch.full((4,), 0.9))
 
 

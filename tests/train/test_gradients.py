@@ -95,7 +95,7 @@ def test_repeated_rows_of_a_sparse_gradient_are_added_before_they_are_squared() 
     kept = stepper.lag.state_dict()
     assert kept == []
     stepper.end()
-    reading = stepper._late[-1].values()
+    reading = stepper.latest.values()
     assert reading["grad/norm/main"] == pytest.approx(math.sqrt(3 * 4 + 3))
     moved = (model.weight - before).abs().sum(1)
     assert moved.nonzero().flatten().tolist() == [2, 5]
@@ -146,7 +146,7 @@ def test_tied_weights_count_once_and_have_their_first_name() -> None:
     stepper.step(loss=loss)
     stepper.end()
     assert stepper.watched["main"].parameters.names == ["embed.weight"]
-    assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(expected)
+    assert stepper.latest.values()["grad/norm/main"] == pytest.approx(expected)
 
 
 def test_frozen_and_absent_gradients_are_left_out_and_named_right() -> None:
@@ -158,7 +158,7 @@ def test_frozen_and_absent_gradients_are_left_out_and_named_right() -> None:
     loss.backward()
     stepper.step(loss=loss)
     stepper.end()
-    listed, flight = stepper._late[-1].details["main"]
+    listed, flight = stepper.latest.details["main"]
     assert listed == ["1.weight", "1.bias"]
     assert flight.land() == pytest.approx(
         [float(model[1].weight.grad.norm()), float(model[1].bias.grad.norm())]
@@ -177,7 +177,7 @@ def test_what_thaws_later_is_watched_from_then_on() -> None:
     backward_of()
     stepper.step()
     stepper.end()
-    assert stepper._late[-1].details["main"][0] == ["1.weight", "1.bias", "0.weight", "0.bias"]
+    assert stepper.latest.details["main"][0] == ["1.weight", "1.bias", "0.weight", "0.bias"]
 
 
 def test_a_step_without_any_gradient_or_parameter_is_a_norm_of_zero() -> None:
@@ -203,7 +203,7 @@ def test_accumulated_gradients_read_as_one_large_batch() -> None:
             (model(part).square().mean() / parts).backward()
         stepper.step()
         stepper.end()
-        return stepper._late[-1].values()["grad/norm/main"]
+        return stepper.latest.values()["grad/norm/main"]
 
     assert norm(4) == pytest.approx(norm(1), rel=1e-5)
 

@@ -88,7 +88,7 @@ def train(late: bool, *, steps: int = 150, spike_at: int = 120) -> tuple[Any, St
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     stepper = Stepper(model=model, optimizers=optimizer, clip=Clip(percentile=50), lag=4)
-    stepper._vectors["main"] = SlowRing(late)  # type: ignore[assignment]
+    stepper._sender.vectors["main"] = SlowRing(late)  # type: ignore[assignment]
     for step in range(steps):
         loss = backward(model, optimizer)
         if step == spike_at:
@@ -213,5 +213,5 @@ def test_an_epoch_ends_with_quantiles_of_its_steps() -> None:
     assert first.steps == 30
     assert "30 steps: gradient norm" in str(first)
     one_step(stepper, model, optimizer)
-    assert stepper._late[-1].values()["epoch/max/main"] == first.largest
+    assert stepper.latest.values()["epoch/max/main"] == first.largest
     assert stepper.end_epoch()["main"].steps == 1

@@ -93,7 +93,7 @@ def test_several_steps_of_an_optimizer_in_a_pass_read_as_their_worst() -> None:
         stepper.step(loss=backward(model, optimizer, batch))
     [incident] = stepper.end()
     assert incident.kind == "non_finite"
-    values = stepper._late[-1].values()
+    values = stepper.latest.values()
     assert math.isnan(values["grad/norm/main"])
     assert values["grad/gated/main"] == 1.0
 
@@ -134,11 +134,11 @@ def test_a_clip_that_does_nothing_says_so(clip: Clip) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     stepper = Stepper(model=model, optimizers=optimizer, clip=clip)
     passes(model, optimizer, stepper, 1)
-    assert stepper._late[-1].values()["grad/clip/main"] == 1.0
+    assert stepper.latest.values()["grad/clip/main"] == 1.0
     optimizer.zero_grad()
     stepper.step()
     stepper.end()
-    assert stepper._late[-1].values()["grad/clip/main"] == 1.0
+    assert stepper.latest.values()["grad/clip/main"] == 1.0
 
 
 def test_a_group_is_clipped_by_value_or_percentile_too() -> None:
@@ -251,7 +251,7 @@ def test_complex_parameters_are_measured_by_both_their_parts() -> None:
     parameter.grad = torch.tensor([3 + 0j, 4j])
     stepper.step()
     stepper.end()
-    assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(5.0)
+    assert stepper.latest.values()["grad/norm/main"] == pytest.approx(5.0)
     assert float(parameter.detach().abs().norm()) == pytest.approx(1.0, rel=1e-4)
     parameter.grad = torch.tensor([complex(math.nan, 0), 0j])
     stepper.step()
@@ -278,7 +278,7 @@ def test_an_optimizer_without_a_rate_has_none_in_its_reading() -> None:
     optimizer.step = lambda: original.__wrapped__ and None  # type: ignore[method-assign]
     optimizer.param_groups[0]["lr"] = None
     passes(model, optimizer, stepper, 1)
-    assert "lr/main" not in stepper._late[-1].values()
+    assert "lr/main" not in stepper.latest.values()
 
 
 def test_a_sink_that_fails_is_dropped_and_the_training_goes_on(

@@ -76,7 +76,7 @@ def test_norms_are_those_of_the_true_gradients() -> None:
     true = math.sqrt(sum(float(p.grad.norm()) ** 2 for p in model.parameters())) / 4096
     stepper.step(loss=loss, scaler=scaler)
     stepper.end()
-    values = stepper._late[-1].values()
+    values = stepper.latest.values()
     assert values["grad/norm/main"] == pytest.approx(true, rel=1e-3)
     assert values["grad/scale/main"] == 4096.0
 
@@ -91,7 +91,7 @@ def test_who_unscales_by_hand_is_not_unscaled_twice() -> None:
     true = math.sqrt(sum(float(p.grad.norm()) ** 2 for p in model.parameters()))
     stepper.step(loss=loss, scaler=scaler)
     stepper.end()
-    assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(true, rel=1e-5)
+    assert stepper.latest.values()["grad/norm/main"] == pytest.approx(true, rel=1e-5)
 
 
 def test_two_optimizers_that_share_a_scaler_update_it_once_a_pass() -> None:
@@ -109,7 +109,7 @@ def test_two_optimizers_that_share_a_scaler_update_it_once_a_pass() -> None:
     stepper.end()
     assert scaler.get_scale() == 2.0**15
     # Both backwards came before both steps: the second must not see the halved scale.
-    assert stepper._late[-1].values()["grad/norm/b"] == pytest.approx(true, rel=1e-3)
+    assert stepper.latest.values()["grad/norm/b"] == pytest.approx(true, rel=1e-3)
 
 
 def test_a_scaler_that_is_switched_off_is_none() -> None:
@@ -119,7 +119,7 @@ def test_a_scaler_that_is_switched_off_is_none() -> None:
     stepper = Stepper(model=model, optimizers=optimizer)
     stepper.step(loss=scaled_backward(model, optimizer, scaler), scaler=scaler)
     stepper.end()
-    assert "grad/scale/main" not in stepper._late[-1].values()
+    assert "grad/scale/main" not in stepper.latest.values()
 
 
 def test_bfloat16_needs_no_scaler() -> None:
@@ -133,4 +133,4 @@ def test_bfloat16_needs_no_scaler() -> None:
         true = math.sqrt(sum(float(p.grad.float().norm()) ** 2 for p in model.parameters()))
         stepper.step(loss=loss)
         stepper.end()
-        assert stepper._late[-1].values()["grad/norm/main"] == pytest.approx(true, rel=1e-4)
+        assert stepper.latest.values()["grad/norm/main"] == pytest.approx(true, rel=1e-4)

@@ -72,8 +72,8 @@ class Tryout:
         width = max(map(len, self.values))
         for name, span in sorted(self.values.items()):
             ends = f"{number(span.first)} to {number(span.last)}"
-            found.append(f"  {name:{width}}  {span.count:,} times, {ends}")
-        found.append(f"{len(self.incidents)} incidents would have been told")
+            found.append(f"  {name:{width}}  {span.count:,} x, {ends}")
+        found.append(f"incidents that would have been told: {len(self.incidents)}")
         found += [f"  {each.answer}  {each}" for each in self.incidents[:SHOWN]]
         if len(self.incidents) > SHOWN:
             found.append(f"  and {len(self.incidents) - SHOWN} more")

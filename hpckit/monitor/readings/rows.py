@@ -27,7 +27,10 @@ STEP = re.compile(rb'\{"step":(\d+)[,}]')
 
 def encode(item: Reading | Incident) -> bytes:
     """The line of a reading or an incident, with its end."""
-    text = _incident(item) if isinstance(item, Incident) else _reading(item)
+    if isinstance(item, Incident):
+        text = json.dumps({"incident": item.to_json()}, separators=(",", ":"))
+    else:
+        text = _reading(item)
     return f"{text}\n".encode()
 
 
@@ -60,18 +63,6 @@ def _number_of(name: str, value: float) -> str:
 @functools.lru_cache(maxsize=100_000)
 def _key(name: str) -> str:
     return json.dumps(name)
-
-
-def _incident(incident: Incident) -> str:
-    fields = {
-        name: _word(value) if isinstance(value, float) else value
-        for name, value in incident.to_json().items()
-    }
-    return json.dumps({"incident": fields}, separators=(",", ":"))
-
-
-def _word(value: float) -> float | str:
-    return value if value - value == 0 else str(value)
 
 
 def whole_lines(data: bytes) -> list[bytes]:
@@ -109,11 +100,6 @@ def decode_incident(line: bytes) -> Incident | None:
     if not line.startswith(INCIDENT):
         return None
     try:
-        fields = json.loads(line)["incident"]
-        del fields["acts"]
-        for name in ("value", "usual", "share"):
-            if isinstance(fields[name], str):
-                fields[name] = float(fields[name])
-        return Incident(**fields)
+        return Incident.from_json(json.loads(line)["incident"])
     except (ValueError, KeyError, TypeError):
         return None

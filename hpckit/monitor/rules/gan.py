@@ -61,7 +61,7 @@ class DiscriminatorNotUpdated(Watch):
         self.began[of] = [reading.step, value, total]
         if not self.lasting(missing, of=of, calm=2):
             return None
-        said = f"{of} was updated {grown:g} times in {passed:g} steps"
+        said = f"updated {grown:g} times in {passed:g} steps"
         return self.tell(reading, said, value=value, optimizer=of)
 
     def _is_missing(self, of: str, passed: float, grown: float, all_grown: float) -> bool:
