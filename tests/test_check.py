@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hpckit.monitor import Incident, Reading
+from hpckit.monitor.log.tryout import SHOWN, Tryout
+
 VALID = "name: a\nprogram: {command: x, processes: per_gpu}\n"
 WRONG = "name: a\nprogramm: x\nresources: {time: 90}\n"
 
@@ -129,6 +132,26 @@ def test_patterns_are_tried_on_a_log_of_long_ago(cli, job, tmp_path):
     found = json.loads(cli("check", spec, "--log", log, "--json").stdout)["log"]
     assert found["readings"] == 300
     assert [each["acts"] for each in found["incidents"]][:3] == [False, False, True]
+
+
+def test_a_log_is_tried_with_the_rules_beside_the_spec(cli, job, tmp_path):
+    log = tmp_path / "old.log"
+    log.write_text("Epoch 1: Loss: 2\n")
+    spec = job("python t.py", "monitor: {log: founding, rules: {rules.py:AnyLoss: on}}")
+    (spec.parent / "rules.py").write_text(
+        "from hpckit.monitor import Rule\n\n\nclass AnyLoss(Rule):\n"
+        "    def observe(self, reading):\n        return self.tell(reading, 'a loss')\n"
+    )
+    assert "  tell  step 1: a loss" in cli("check", spec, "--log", log).stdout.splitlines()
+
+
+def test_of_many_incidents_in_a_log_the_first_are_shown_and_the_rest_is_counted():
+    incidents = [Incident(kind="k", step=n, answer="skip", said="bad") for n in range(SHOWN + 5)]
+    tried = Tryout(incidents=incidents)
+    tried.add(Reading(step=1, values={"train/loss": 1.0}))
+    lines = tried.lines()
+    assert sum("bad" in line for line in lines) == SHOWN
+    assert lines[-1] == "  and 5 more"
 
 
 def test_a_log_in_which_nothing_matches_is_an_error(cli, job, tmp_path):

@@ -13,9 +13,11 @@ import pytest
 from hpckit.ledger import Ledger
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.log import Follower, LogReader, patterns_of
-from hpckit.monitor.readings.reader import read_readings
+from hpckit.monitor.readings.reader import read_incidents, read_readings
 from hpckit.monitor.readings.writer import ReadingsWriter
-from hpckit.worker.log_watch import LogWatch
+from hpckit.run import Attempt, Run
+from hpckit.spec import load_spec
+from hpckit.worker.log_watch import LogWatch, watched_log
 
 # The founding story: healthy for a while, then the gradients, and then there are no numbers left.
 STORY = """
@@ -135,6 +137,87 @@ def test_trouble_in_watching_is_told_once_and_the_rest_goes_on(watch, tmp_path, 
         assert len(list(read_readings(tmp_path / "readings"))) == 3
     else:
         assert [each.kind for each in Ledger(tmp_path / "ledger").events()] == ["incident"]
+
+
+RULES = """
+from hpckit.monitor import Rule
+
+class AnyLoss(Rule):
+    def observe(self, reading):
+        return self.tell(reading, "a loss")
+"""
+
+
+@pytest.fixture
+def launch(tmp_path, job):
+    """Watches the logs that two ranks have written, as a worker does."""
+
+    def watched(monitor, *logs):
+        run = Run(dir=tmp_path / "run", id="a", name="a", created="", scheduler="", params={})
+        attempt = Attempt(number=1, dir=run.dir / "attempts" / "001")
+        folder = attempt.dir / "logs" / "launch-1"
+        for made in (folder, run.dir / "work"):
+            made.mkdir(parents=True)
+        (run.dir / "work" / "rules.py").write_text(RULES)
+        for rank, text in enumerate(logs):
+            (folder / f"rank-{rank}.log").write_text(text)
+        with watched_log(run, load_spec(job("x", monitor)), attempt, folder, ranks=len(logs)):
+            pass
+        return attempt.dir / "readings" / "launch-1"
+
+    return watched
+
+
+def test_the_log_of_the_rank_that_prints_is_watched(launch):
+    line = " iteration {}/ 10 | lm loss: 2.0 |\n"
+    readings = launch("monitor: {log: megatron}", line.format(1), line.format(7))
+    assert [each.step for each in read_readings(readings)] == [7]
+
+
+def test_what_is_read_in_a_log_is_drawn_and_judged_by_the_users_own_rules(launch, tmp_path):
+    spec = "monitor: {log: founding, rules: {rules.py:AnyLoss: on}}"
+    readings = launch(spec, "Epoch 3: Loss: 2\n", "Epoch 4: Loss: 2\n")
+    assert [(each.kind, each.step) for each in read_incidents(readings)] == [("any_loss", 3)]
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_log_that_cannot_be_watched_is_told_and_the_program_runs(launch, monkeypatch, capsys):
+    def refuses(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hpckit.worker.log_watch._watch_of", refuses)
+    launch("monitor: {log: founding}", "Epoch 3: Loss: 2\n")
+    assert "the log is not watched: OSError" in capsys.readouterr().out
+
+
+def test_bad_steps_near_one_another_are_told_once_and_what_acts_always(watch, tmp_path, capsys):
+    answers = {1: "skip", 2: "skip", 90: "skip", 91: "act", 300: "skip"}
+    kept = []
+
+    class Scripted:
+        def observe(self, reading):
+            answer = answers.get(reading.step)
+            said = f"{answer} it"
+            return (
+                [Incident(kind="k", step=reading.step, answer=answer, said=said)] if answer else []
+            )
+
+    class Keeps:
+        def write(self, reading): ...
+        def incident(self, incident):
+            kept.append(incident.step)
+
+        def close(self): ...
+
+    log = tmp_path / "long.log"
+    log.write_text("".join(f"Epoch {step}: Loss: 1\n" for step in range(1, 302)))
+    follower = Follower(log, LogReader(patterns_of("founding")))
+    watching = watch(follower=follower, lookout=Scripted(), sinks=[Keeps()])
+    watching.look(last=True)
+    told = [event.data["incident"]["step"] for event in Ledger(tmp_path / "ledger").events()]
+    assert told == [1, 91, 300]
+    assert capsys.readouterr().out.count(" it\n") == 3
+    assert kept == list(answers)
 
 
 def test_a_watch_that_is_stuck_is_left_behind(watch, capsys):

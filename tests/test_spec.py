@@ -329,6 +329,14 @@ def test_a_rule_that_its_file_does_not_define_is_an_error(load: Load, refused: R
     assert load(text.replace("{above: 8}", "off"), files=files).monitor.rules
 
 
+@pytest.mark.parametrize(
+    "file", ["from others import *\n", "import others as Own\n", "from others import A as Own\n"]
+)
+def test_a_rule_may_come_from_wherever_its_file_has_it(load: Load, file: str) -> None:
+    spec = load(SMALL + "monitor: {rules: {rules.py:Own: on}}\n", files={"rules.py": file})
+    assert spec.monitor.rules == {"rules.py:Own": True}
+
+
 def test_a_rule_whose_file_is_absent_is_missing_and_no_error(load: Load, tmp_path: Path) -> None:
     spec = load(SMALL + "monitor: {rules: {none.py:LossTooHigh: on, off.py:Quiet: off}}\n")
     assert spec.missing(tmp_path) == [

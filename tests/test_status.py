@@ -18,6 +18,7 @@ from hpckit.run import IDENTITY, Attempt, Run, identity, open_run, point_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.scheduler.local_state import Process
 from hpckit.status.state import LOST, Answer, Facts, assign, decide, facts_of, in_foreground
+from hpckit.status.view import _incident, _step
 from tests.test_outcome import status
 
 NOW = time.time()
@@ -234,6 +235,24 @@ def test_nobody_follows_what_is_lost_for_ever(monkeypatch):
     assert not patience.is_over(lost=True)
     now += LOST_S + 1
     assert patience.is_over(lost=True)
+
+
+def test_the_step_of_a_run_is_the_last_that_its_newest_attempt_wrote(tmp_path):
+    attempts = [Attempt(number=n, dir=tmp_path / f"{n:03d}") for n in (1, 2, 3)]
+    for attempt, launch, step in ((1, 1, 90), (2, 1, 40), (2, 2, 50)):
+        folder = attempts[attempt - 1].dir / "readings" / f"launch-{launch}"
+        folder.mkdir(parents=True)
+        (folder / "0-0.jsonl").write_text(f'{{"step":{step},"train/loss":2}}\n')
+    assert _step(attempts) == 50
+    # What cannot be read hides nothing else.
+    unreadable = attempts[2].dir / "readings" / "launch-1" / "0-0.jsonl"
+    unreadable.mkdir(parents=True)
+    assert _step(attempts) == 50
+
+
+def test_an_incident_that_makes_no_sense_is_shown_all_the_same():
+    shown = _incident(event("incident", attempt=2, incident="a word"))
+    assert (shown["attempt"], shown["kind"], shown["step"]) == (2, None, None)
 
 
 def test_only_what_is_waited_for_can_be_lost():

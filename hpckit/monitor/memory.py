@@ -19,7 +19,7 @@ class Memory:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in vars(self).items():
-            if name not in state or name in self.settings:
+            if name not in state:
                 continue
             if isinstance(value, Memory):
                 value.load_state_dict(state[name])

@@ -72,3 +72,12 @@ def test_the_sentence_goes_into_json_with_parameter_and_onset() -> None:
         "gradient norm 4.1e6, 620 times its usual 6.6; worst parameter head.weight (94% of it); "
         "growing since step 5"
     )
+
+
+def test_norms_whose_squares_overflow_have_shares_too() -> None:
+    found = blame(incident("act"), [(8, {"a": 1e200, "b": 1e200})])
+    assert (found.parameter, found.share) == ("a", pytest.approx(0.5))
+
+
+def test_gradients_of_zero_are_nobodys_fault() -> None:
+    assert blame(incident("act"), [(8, {"a": 0.0, "b": 0.0})]).parameter is None

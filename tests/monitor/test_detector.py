@@ -14,6 +14,7 @@ import pytest
 
 from hpckit.monitor import Detector, Incident
 from hpckit.monitor.baseline import Baseline
+from hpckit.monitor.onset import onset
 
 Step = tuple[float | None, float | None]
 
@@ -197,6 +198,34 @@ def test_data_that_is_nan_from_now_on_is_acted_on() -> None:
     assert [each for each in live([*healthy(500), *[(math.nan, math.nan)] * 5]) if each.acts]
 
 
+def test_an_act_that_nobody_heeded_is_asked_for_again_after_a_hundred_steps() -> None:
+    acts = [each for each in live([*healthy(500), *[(math.inf, 2.0)] * 210]) if each.acts]
+    assert [each.step for each in acts] == [502, 602, 702]
+
+
+def test_a_run_of_which_most_steps_are_broken_is_acted_on_though_never_three_running() -> None:
+    steps = [*healthy(500), *[(math.inf, 2.0), (math.inf, 2.0), (6.6, 2.0)] * 12]
+    acts = [each for each in live(steps) if each.acts]
+    assert kinds(acts) == [("non_finite", "act")]
+
+
+def test_gradients_that_died_before_the_numbers_did_are_acted_on_at_once() -> None:
+    steps = [*healthy(500), *[(0.01, 2.0)] * 5, (math.nan, math.nan)]
+    assert [each.step for each in live(steps) if each.acts] == [505]
+
+
+def test_a_bad_batch_while_the_norm_grows_and_the_loss_gets_better_is_one_bad_batch() -> None:
+    better = [(6.6 * 4, 2.0 - 0.02 * n) for n in range(12)]
+    steps = [*healthy(500), *better, (math.nan, math.nan)]
+    assert [each.answer for each in live(steps) if each.step == 512] == ["skip"]
+
+
+def test_a_gradient_that_is_zero_now_and_then_is_no_dead_network() -> None:
+    rng = random.Random(11)
+    learning = [(1.0, 3.8 * math.exp(-n / 80) + 0.2 + rng.gauss(0, 0.02)) for n in range(600)]
+    assert not [each for each in live(learning + [(0.0, 3.87), (1.0, 3.87)] * 20) if each.acts]
+
+
 def test_a_network_that_died_is_acted_on_though_its_gradient_is_zero() -> None:
     rng = random.Random(11)
     learning = [(1.0, 3.8 * math.exp(-n / 80) + 0.2 + rng.gauss(0, 0.02)) for n in range(600)]
@@ -266,6 +295,25 @@ def test_a_float16_scale_at_its_floor_is_an_incident() -> None:
     incident = detector.observe(step=302, norm=math.inf, loss=2.0, scale=0.25)
     assert incident is not None
     assert incident.acts
+
+
+def test_a_float16_run_that_never_finds_a_scale_is_acted_on() -> None:
+    acts = [each for each in live([(math.inf, 2.0)] * 30) if each.acts]
+    assert [each.step for each in acts] == [23]
+
+
+def test_a_float16_run_that_overflows_eight_times_running_is_acted_on() -> None:
+    detector = Detector()
+    live(healthy(300), detector, scale=1024.0)
+    found = live([(math.inf, 2.0)] * 10, detector, start=300, scale=1024.0)
+    assert [(each.step, each.answer) for each in found] == [(307, "act")]
+
+
+def test_a_float16_overflow_after_large_norms_is_calibration_while_the_loss_is_well() -> None:
+    detector = Detector()
+    live([*healthy(300), *[(30.0, 2.0)] * 4], detector, scale=1024.0)
+    assert live([(math.inf, 2.0)], detector, start=304, scale=1024.0) == []
+    assert live([(math.inf, 3.0)], detector, start=305, scale=1024.0)[0].acts
 
 
 def test_a_float16_run_whose_loss_is_lost_is_no_calibration() -> None:
@@ -361,6 +409,32 @@ def test_what_was_acted_on_before_a_rollback_is_acted_on_after_it() -> None:
     assert [each.acts for each in again].count(True) == 1
 
 
+def test_after_a_rollback_the_first_broken_step_is_one_bad_batch_again() -> None:
+    detector = Detector()
+    growth = [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)]
+    live([*healthy(500), *growth, *[(math.nan, math.nan)] * 20], detector)
+    detector.went_back()
+    assert kinds(live([(math.nan, math.nan)], detector, start=480)) == [("non_finite", "skip")]
+
+
+def test_after_a_rollback_the_patience_with_a_gate_that_is_shut_begins_anew() -> None:
+    detector = Detector()
+    shut = healthy(5, level=200.0, seed=1)
+    live(healthy(500) + shut, detector)
+    detector.went_back()
+    assert {each.answer for each in live(shut, detector, start=480)} == {"skip"}
+
+
+def test_a_loss_that_is_lost_again_after_a_rollback_is_acted_on_again() -> None:
+    rng = random.Random(5)
+    learning = [(1.0, 2.2 * math.exp(-n / 100) + 0.1 + rng.gauss(0, 0.02)) for n in range(800)]
+    lost = [(1.2, 400.0)] * 100
+    detector = Detector()
+    assert kinds(live(learning + lost, detector)) == [("loss_lost", "act")]
+    detector.went_back()
+    assert kinds(live(lost, detector, start=790)) == [("loss_lost", "act")]
+
+
 def test_settings_are_named() -> None:
     wide, narrow = Detector(times=20.0), Detector(times=10.0)
     live(healthy(300), wide)
@@ -368,6 +442,75 @@ def test_settings_are_named() -> None:
     assert wide.limit == pytest.approx(2 * narrow.limit)
     with pytest.raises(TypeError):
         Detector(1.0)  # type: ignore[misc]
+
+
+def test_a_gate_that_flaps_in_a_young_run_is_one_that_stays_shut() -> None:
+    incidents = live(healthy(100) + [(66.0, 2.0), (40.0, 2.0)] * 10)
+    assert kinds(incidents)[:8] == [*[("bad_batch", "skip")] * 7, ("drift", "tell")]
+
+
+def test_soon_after_a_new_level_a_single_absurd_step_is_enough_to_act() -> None:
+    steps: list[Step] = [(norm, None) for norm, _ in healthy(500) + healthy(100, level=200.0)]
+    incidents = live([*steps, (400_000.0, None)])
+    assert [(each.kind, each.step) for each in incidents if each.acts] == [("explosion", 600)]
+
+
+def test_levels_that_each_lasted_long_are_no_explosion_together() -> None:
+    steps = healthy(500) + healthy(700, level=200.0, seed=1) + healthy(100, level=10_000.0, seed=2)
+    assert not [each for each in live(steps) if each.acts]
+
+
+def test_outliers_of_long_ago_widen_the_gate_no_more() -> None:
+    steps = healthy(14_000)
+    steps[300] = steps[500] = (6.6 * 40, 2.0)
+    detector = Detector()
+    live(steps[:2000], detector)
+    wide = detector.limit
+    live(steps[2000:], detector, start=2000)
+    assert detector.limit < 0.5 * wide
+
+
+def test_the_loss_of_a_step_that_is_held_back_never_becomes_usual() -> None:
+    clean, dirty = Detector(), Detector()
+    live(healthy(100), clean)
+    live(healthy(100), dirty)
+    for step, (norm, loss) in enumerate(healthy(300, seed=1), 100):
+        clean.observe(step=step, norm=norm, loss=loss, gated=False)
+        dirty.observe(step=step, norm=norm, loss=loss, gated=False)
+        dirty.observe(step=step, norm=norm * 30, loss=2.2, gated=True)
+    assert dirty.loss.usual.level == clean.loss.usual.level
+
+
+def test_a_loss_that_comes_back_is_not_lost() -> None:
+    rng = random.Random(7)
+    learning = [(9.0, 2.2 * math.exp(-n / 100) + 0.1 + rng.gauss(0, 0.02)) for n in range(800)]
+    falling = [(9.0, 2.2 - 0.005 * n + rng.gauss(0, 0.02)) for n in range(200)]
+    assert not [each for each in live(learning + falling, Detector(clip=1.0)) if each.acts]
+
+
+def test_a_loss_near_zero_that_spikes_far_below_what_was_learned_is_no_worse() -> None:
+    steps = [(6.6, 2.0 * math.exp(-n / 20) + 1e-6) for n in range(600)]
+    steps += [(6.6, 1e-3)] * 5 + [(math.nan, math.nan)]
+    assert [each.answer for each in live(steps) if each.step == 605] == ["skip"]
+
+
+def test_where_the_loss_rose_before_the_norm_the_loss_tells_the_beginning() -> None:
+    steps = healthy(500) + [(6.6, 2.0 + 0.1 * n) for n in range(1, 40)]
+    steps += [(6.6 * 2000, 30.0)] * 2
+    (incident,) = [each for each in live(steps) if each.acts]
+    assert 480 <= (incident.onset or 0) <= 501
+
+
+def test_a_loss_that_has_long_settled_at_a_new_level_is_usual_there() -> None:
+    detector = Detector()
+    steps = [*healthy(500), *[(norm, loss + 8.0) for norm, loss in healthy(800, seed=1)]]
+    live(steps, detector)
+    assert detector.loss.usual.level == pytest.approx(10.0, rel=0.05)
+
+
+def test_what_was_saved_some_steps_before_a_growth_shows_is_damaged_too() -> None:
+    flat, growth = [1.0] * 64, [1.0 + 0.5 * n for n in range(1, 33)]
+    assert onset(list(range(100, 196)), flat + growth, 195, usual=1.1) == 148
 
 
 def test_the_baseline_is_not_widened_by_a_ramp() -> None:

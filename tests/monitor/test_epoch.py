@@ -44,6 +44,13 @@ def test_non_finite_steps_and_zeros_are_counted_apart() -> None:
     assert str(Epoch()) == "0 steps, no finite gradient norm"
 
 
+def test_an_epoch_without_any_gradient_has_a_largest_one_of_zero() -> None:
+    epoch = Epoch()
+    epoch.add(7, 0.0, gated=False)
+    assert epoch.values()["max"] == 0.0
+    assert str(epoch).endswith("largest 0 at step 7")
+
+
 def test_an_epoch_goes_on_after_a_checkpoint() -> None:
     whole, first, second = Epoch(), Epoch(), Epoch()
     for step in range(50):

@@ -111,6 +111,13 @@ def test_pairs_are_read_in_every_way_they_are_printed(text):
     assert found.values == {"train/loss": 2.31, "lr/main": 1e-4, "val/acc": 0.5}
 
 
+def test_how_long_a_validation_took_is_no_finding():
+    text = "'eval_loss': 2.31, 'eval_runtime': 3.2, 'eval_samples_per_second': 40.1"
+    found = found_in([{"pairs": text}])
+    assert found is not None
+    assert found.values == {"val/loss": 2.31}
+
+
 def test_steps_that_were_lost_make_the_loss_no_number():
     (loss,) = found_in([{"lost": "1"}]).values.values()
     assert math.isnan(loss)

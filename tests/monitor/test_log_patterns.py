@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_a_child_that_somebody_ends_is_started_anew_and_nobody_is_blamed(guarded
     os.kill(matcher._child.pid, signal.SIGKILL)
     assert matcher.match(["norm 7"]) == [[{"norm": "7"}]]
     assert told == []
+
+
+def test_a_pattern_that_is_used_for_long_has_its_time_for_each_batch(told):
+    matcher = Guarded(patterns_of([r"(?P<loss>a.*b)"]), told.append, limit_s=1)
+    lines = ["a" * 800] * 10
+    matcher.match(lines)
+    first = matcher._child
+    used_s = 0.0
+    while used_s < 2.3 and matcher._child is first:
+        matcher.match(lines)
+        fields = Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()
+        used_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    assert matcher._child is first
+    assert told == []
+    matcher.close()
 
 
 def test_a_child_ends_with_its_parent_and_ignores_what_the_scheduler_means_for_it(guarded):

@@ -119,6 +119,18 @@ def test_a_reading_is_given_after_a_quiet_time():
     assert reader.feed(b"") == []
 
 
+def test_a_log_that_says_other_things_is_not_quiet():
+    now = [0.0]
+    reader = LogReader(patterns_of("founding"), clock=lambda: now[0], quiet_s=10)
+    reader.feed(b"Epoch 3: Loss: 2\n")
+    now[0] = 8.0
+    reader.feed(b"saving\n")
+    now[0] = 17.0
+    assert reader.feed(b"") == []
+    now[0] = 18.0
+    assert [each.step for each in reader.feed(b"")] == [3]
+
+
 def test_what_comes_after_the_quiet_time_goes_with_the_next_step():
     now = [0.0]
     reader = LogReader(patterns_of("founding"), clock=lambda: now[0], quiet_s=10)
@@ -134,6 +146,19 @@ def test_what_comes_after_the_quiet_time_goes_with_the_next_step():
     reader.feed(b"Epoch 1, Batch 6: Loss: 2\n")
     (reading,) = reader.flush()
     assert (reading.step, reading.values) == (6, {"val/loss": 2.5, "train/loss": 2.0})
+
+
+def test_a_validation_that_was_found_before_a_checkpoint_is_not_found_again():
+    bar = b"\rEpoch 1: 30%%|#  | %d/100 [00:01<00:02, 9.0it/s, loss=2.0, val_loss=1.5]"
+    first, second = (LogReader(patterns_of("tqdm"), clock=lambda: 0.0) for _ in range(2))
+    first.feed(bar % 30 + bar % 31)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    found = second.feed(bar % 32) + second.flush()
+    assert [(each.step, "val/loss" in each.values) for each in found] == [
+        (30, True),
+        (31, False),
+        (32, False),
+    ]
 
 
 @pytest.mark.parametrize("cut", range(1, 90, 7))

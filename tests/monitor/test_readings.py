@@ -313,6 +313,38 @@ def test_a_flush_outlasts_a_power_cut_also_of_what_was_written_before(tmp_path, 
     assert synced == ["a.jsonl", tmp_path.name]
 
 
+def test_after_a_flush_and_after_an_incident_a_power_cut_takes_nothing(writer, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    writer.write(reading(1))
+    writer.flush()
+    assert synced
+    synced.clear()
+    writer.incident(EXPLOSION)
+    begin = time.monotonic()
+    while not synced and time.monotonic() < begin + 5:
+        time.sleep(0.005)
+    assert synced
+
+
+def test_what_was_written_takes_no_room_from_what_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpckit.monitor.readings.appender.MOST_BYTES", 10)
+    out = Appender(tmp_path / "a.jsonl")
+    for _ in range(5):
+        out.add(b"1234\n")
+        assert out.save()
+    assert out.lost == 0
+    assert out.path.read_bytes() == b"1234\n" * 5
+
+
+def test_long_rows_fill_a_segment_before_it_has_all_its_rows(tmp_path):
+    write(tmp_path, [reading(step) for step in range(40)], size=500)
+    lengths = {len(path.read_bytes()) for path in tmp_path.glob("*.jsonl")}
+    assert len(list(tmp_path.glob("*.jsonl"))) == 4
+    assert max(lengths) < 600
+    assert steps(tmp_path) == list(range(40))
+
+
 def test_what_has_no_room_to_wait_in_is_counted(writer, monkeypatch, capsys):
     writer.write(reading(1))
     writer.flush()

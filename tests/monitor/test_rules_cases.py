@@ -111,7 +111,9 @@ CASES: dict[str, tuple[Any, int]] = {
         301,
     ),
     "pesq_below_best": (
-        lambda: chain(steps(3, {"val/pesq": 2.64}), steps(20, {"val/pesq": 2.07})),
+        lambda: chain(
+            steps(3, {"val/pesq": lambda s: 2.0 + 0.32 * s}), steps(20, {"val/pesq": 2.07})
+        ),
         5,
     ),
     "metric_constant": (lambda: steps(20, {"val_spread/stoi": 0, "val_items/stoi": 30}), 0),
@@ -394,6 +396,24 @@ def test_each_optimizer_is_judged_by_itself():
     rules = only("weights_still")
     found = [one for step in range(100) for one in rules.observe(Reading(step=step, values=values))]
     assert [(one.optimizer, one.step) for one in found] == [("d", 49)]
+
+
+def test_weights_that_stand_still_at_a_twentieth_of_the_rate_are_told():
+    rules = only("weights_still")
+    found = []
+    for step in range(100):
+        early = step < 20
+        rate, moved = (1e-3, 1e-4) if early else (5e-5, 0.0)
+        values = {"weights/update/main": moved, "lr/main": rate}
+        found += rules.observe(Reading(step=step, values=values))
+    assert [one.step for one in found] == [69]
+
+
+def test_a_validation_is_due_by_the_steps_since_the_run_went_back():
+    rules = only("validation_overdue")
+    rules.observe(Reading(step=1000, values={"every/validation": 100, "val/loss": 1.0}))
+    found = [one for s in range(500, 1300) for one in rules.observe(Reading(step=s, values={}))]
+    assert [one.step for one in found] == [701]
 
 
 def test_the_reason_that_scores_fail_for_most_often_is_named():

@@ -101,6 +101,20 @@ def test_a_percentile_looks_at_accepted_norms_alone() -> None:
     assert clip.ordered == [float(each) for each in range(81, 101)]
 
 
+def test_a_stretch_of_zeros_does_not_clip_all_that_comes_to_nothing() -> None:
+    open_end, bounded = Clip(percentile=50), Clip(percentile=50, at_most=3.0)
+    for _ in range(20):
+        open_end.accept(0.0)
+        bounded.accept(0.0)
+    assert (open_end.limit(), bounded.limit()) == (None, 3.0)
+
+
+def test_tightening_reaches_the_groups() -> None:
+    clip = Clip(4.0, groups={"a": 2.0, "b": Clip(value=0.5)})
+    clip.tighten(0.5)
+    assert (clip.limit(), clip.groups["a"].limit(), clip.groups["b"].value) == (2.0, 1.0, 0.25)
+
+
 def test_a_percentile_is_not_moved_by_what_was_held_back() -> None:
     model = plain_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)

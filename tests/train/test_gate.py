@@ -425,3 +425,22 @@ def test_lbfgs_is_measured_in_its_closure_and_put_back_when_an_evaluation_is_bad
     [incident] = stepper.end()
     assert incident.kind == "non_finite"
     assert_same(everything(model, optimizer), before)
+
+
+def test_a_step_whose_evaluations_were_fine_and_whose_weights_are_not_is_put_back() -> None:
+    class Overshoots(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            loss = closure()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.fill_(math.inf)
+            return loss
+
+    model = nn.Linear(4, 1)
+    optimizer = Overshoots(model.parameters(), lr=0.1)
+    stepper = Stepper(model=model, optimizers=optimizer)
+    before = everything(model, optimizer)
+    stepper.step(closure=lambda: backward(model, optimizer, torch.randn(6, 4)))
+    stepper.end()
+    assert_same(everything(model, optimizer), before)
+    assert stepper.latest.values()["grad/gated/main"] == 1.0

@@ -264,3 +264,17 @@ def test_of_a_nan_the_parameter_where_it_began_is_named() -> None:
     stepper.step(loss=loss)
     [incident] = stepper.end()
     assert incident.parameter == "1.bias"
+
+
+def test_a_sparse_gradient_that_comes_later_is_measured_and_applied() -> None:
+    table, head = nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1)
+    optimizer = torch.optim.SGD([*table.parameters(), *head.parameters()], lr=0.1)
+    stepper = Stepper(model=[table, head], optimizers=optimizer)
+    for inputs in (torch.ones(2, 3), table(torch.tensor([1, 1, 4]))):
+        optimizer.zero_grad()
+        head(inputs).sum().backward()
+        stepper.step()
+        stepper.end()
+    grads = [each.grad.to_dense() for each in optimizer.param_groups[0]["params"]]
+    norm = torch.cat([each.flatten() for each in grads]).norm()
+    assert stepper.latest.values()["grad/norm/main"] == pytest.approx(float(norm), rel=1e-5)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hpckit.monitor import Reading
 from hpckit.train import Clip, Stepper
 from tests.train.conftest import assert_same, backward, everything, small_model
 
@@ -57,6 +58,102 @@ def test_after_a_rollback_in_place_a_gate_does_not_bring_the_bad_buffers_back() 
     stepper.step(loss=backward(model, optimizer, NAN))
     stepper.end()
     assert_same(model.state_dict(), good)
+
+
+def test_a_checkpoint_that_is_loaded_in_place_is_what_a_gate_goes_back_to() -> None:
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    passes(model, optimizer, stepper, 5)
+    good = copy.deepcopy((model.state_dict(), stepper.state_dict()))
+    passes(model, optimizer, stepper, 5)
+    # As torch.distributed.checkpoint does it: no module hears of it.
+    with torch.no_grad():
+        for name, each in model.state_dict().items():
+            each.copy_(good[0][name])
+    stepper.load_state_dict(good[1])
+    stepper.step(loss=backward(model, optimizer, NAN))
+    stepper.end()
+    assert_same(model.state_dict(), good[0])
+
+
+class Keeps:
+    """A sink that shows what it was given."""
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self.flushes = 0
+
+    def write(self, reading: Reading) -> None:
+        self.readings.append(reading)
+
+    def incident(self, incident: object) -> None: ...
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def close(self) -> None: ...
+
+
+def go_back(stepper: Stepper, way: str, state: Any) -> None:
+    if way == "load":
+        stepper.load_state_dict(state)
+    else:
+        stepper.went_back(0)
+
+
+@pytest.mark.parametrize("way", ["load", "in place"])
+def test_nothing_of_the_branch_that_was_left_is_used_after_going_back(way: str) -> None:
+    model, sink = nn.Linear(4, 2), Keeps()
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, sinks=[sink], lag=4)
+    state = stepper.state_dict()
+    passes(model, optimizer, stepper, 10)
+    stepper.log(mel=1.0)
+    go_back(stepper, way, state)
+    sink.readings.clear()
+    passes(model, optimizer, stepper, 6)
+    stepper.finish()
+    assert [each.step for each in sink.readings] == list(range(6))
+    assert not any("train/mel" in each.values for each in sink.readings)
+
+
+@pytest.mark.parametrize("way", ["load", "in place"])
+def test_no_parameter_is_blamed_for_what_it_did_in_the_branch_that_was_left(way: str) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    state = stepper.state_dict()
+    passes(model, optimizer, stepper, 5)
+    go_back(stepper, way, state)
+    stepper.step(loss=backward(model, optimizer, NAN))
+    (incident,) = stepper.end()
+    assert incident.parameter is None
+
+
+def test_what_was_acted_on_is_acted_on_again_after_going_back() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer)
+    passes(model, optimizer, stepper, 5)
+    for _ in range(2):
+        stepper.step(loss=backward(model, optimizer, NAN))
+        assert [each.acts for each in stepper.end()] == [True]
+        stepper.went_back(5)
+
+
+def test_the_reading_of_an_incident_has_the_norm_of_each_parameter() -> None:
+    model, sink = nn.Linear(4, 2), Keeps()
+    optimizer = torch.optim.AdamW(model.parameters())
+    stepper = Stepper(model=model, optimizers=optimizer, sinks=[sink], detail_every=0)
+    passes(model, optimizer, stepper, 2)
+    stepper.step(loss=backward(model, optimizer, NAN))
+    stepper.end()
+    assert [sorted(each.parameters.get("main", {})) for each in sink.readings] == [
+        [],
+        [],
+        ["bias", "weight"],
+    ]
 
 
 def test_a_generator_whose_step_is_held_back_keeps_the_buffers_it_had_before_the_pass() -> None:
@@ -126,6 +223,13 @@ def test_a_pass_without_gradients_is_none_of_the_scalers_business() -> None:
     for _ in range(2):
         stepper.step(scaler=scaler)
         assert stepper.end() == []
+    backward(model, optimizer)
+    true = torch.cat([each.grad.flatten() for each in model.parameters()]).norm()
+    for each in model.parameters():
+        each.grad.mul_(scaler.get_scale())
+    stepper.step(scaler=scaler)
+    stepper.end()
+    assert stepper.latest.values()["grad/norm/main"] == pytest.approx(float(true), rel=1e-4)
 
 
 @pytest.mark.parametrize("clip", [Clip(value=1e6), Clip(groups={0: 1e6})])
@@ -296,23 +400,36 @@ def test_a_sink_that_fails_is_dropped_and_the_training_goes_on(
 
 
 def test_the_last_epoch_is_written_too() -> None:
-    kept = []
-
-    class Keeps:
-        def write(self, reading: Any) -> None:
-            kept.append(reading)
-
-        def incident(self, incident: object) -> None: ...
-        def flush(self) -> None: ...
-        def close(self) -> None: ...
-
-    model = nn.Linear(4, 2)
+    model, sink = nn.Linear(4, 2), Keeps()
     optimizer = torch.optim.AdamW(model.parameters())
-    stepper = Stepper(model=model, optimizers=optimizer, sinks=[Keeps()])
+    stepper = Stepper(model=model, optimizers=optimizer, sinks=[sink])
     passes(model, optimizer, stepper, 3)
     stepper.end_epoch()
     stepper.finish()
-    assert "epoch/max/main" in kept[-1].values
+    assert "epoch/max/main" in sink.readings[-1].values
+    assert sink.flushes == 1
+
+
+def test_an_epoch_that_is_logged_is_no_part_of_the_loss_and_the_rate_is_the_first_groups() -> None:
+    model, sink = nn.Linear(4, 2), Keeps()
+    groups = [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}]
+    optimizer = torch.optim.SGD(groups)
+    stepper = Stepper(model=model, optimizers=optimizer, sinks=[sink])
+    stepper.log(epoch=2.25, mel=1.0)
+    passes(model, optimizer, stepper, 1)
+    values = sink.readings[0].values
+    assert (values["epoch"], values["train/mel"], values["lr/main"]) == (2.25, 1.0, 0.1)
+
+
+def test_a_percentile_that_clips_nearly_every_step_is_no_saturation() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    stepper = Stepper(model=model, optimizers=optimizer, clip=Clip(percentile=1))
+    found = []
+    for _ in range(400):
+        stepper.step(loss=backward(model, optimizer))
+        found += stepper.end()
+    assert not [each for each in found if each.kind == "clip_saturation"]
 
 
 def test_no_warning_is_printed_for_the_loss_of_the_docs(recwarn: Any) -> None:

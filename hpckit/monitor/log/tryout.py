@@ -72,7 +72,7 @@ class Tryout:
         width = max(map(len, self.values))
         for name, span in sorted(self.values.items()):
             ends = f"{number(span.first)} to {number(span.last)}"
-            found.append(f"  {name:{width}}  {span.count:,} x, {ends}")
+            found.append(f"  {name:{width}}  {span.count:,} time{'s' * (span.count != 1)}, {ends}")
         found.append(f"incidents that would have been told: {len(self.incidents)}")
         found += [f"  {each.answer}  {each}" for each in self.incidents[:SHOWN]]
         if len(self.incidents) > SHOWN:
