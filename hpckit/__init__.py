@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_spec", "monitor", "train"]
+__all__ = ["__version__", "attach", "heal", "load_spec", "monitor", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,7 +14,11 @@ def __getattr__(name: str) -> Any:
         from hpckit.spec import load_spec
 
         return load_spec
-    if name in ("monitor", "train"):
+    if name == "attach":
+        from hpckit.train.attaching import attach
+
+        return attach
+    if name in ("heal", "monitor", "train"):
         import importlib
 
         return importlib.import_module(f"hpckit.{name}")

@@ -48,7 +48,7 @@ def places(tmp_path):
 def scripts(places, *, program="env", **sections):
     spec = spec_from_json({"name": "a", "program": program, **sections})
     layout = Layout(nodes=2, per_node=4, master_address="node1", master_port=20001)
-    known = {"run": "a/b", "attempt": 3, "checkpoint": ""}
+    known = {"run": "a/b", "attempt": 3, "launch": 1, "checkpoint": ""}
     return render(spec, layout=layout, places=places, known=known, python=sys.executable)
 
 

@@ -18,7 +18,8 @@ from hpckit.run import IDENTITY, Attempt, Run, identity, open_run, point_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.scheduler.local_state import Process
 from hpckit.status.state import LOST, Answer, Facts, assign, decide, facts_of, in_foreground
-from hpckit.status.view import _incident, _step
+from hpckit.status.steps import incidents
+from hpckit.status.view import _step
 from tests.test_outcome import status
 
 NOW = time.time()
@@ -251,7 +252,7 @@ def test_the_step_of_a_run_is_the_last_that_its_newest_attempt_wrote(tmp_path):
 
 
 def test_an_incident_that_makes_no_sense_is_shown_all_the_same():
-    shown = _incident(event("incident", attempt=2, incident="a word"))
+    (shown,) = incidents([event("incident", attempt=2, incident="a word")])
     assert (shown["attempt"], shown["kind"], shown["step"]) == (2, None, None)
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "show": ("show:show", "Tell all about one run or sweep."),
     "logs": ("logs:logs", "Print what a run printed."),
     "watch": ("watch:watch", "Follow a run until it ends."),
+    "checkpoint": ("checkpoint:checkpoint", "List what a run has saved; export its weights."),
     "cancel": ("cancel:cancel", "Cancel runs, for good."),
     "prune": ("prune:prune", "Delete what old runs no longer need."),
     "doctor": ("doctor:doctor", "Look for what would go wrong here."),

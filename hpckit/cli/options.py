@@ -18,6 +18,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 cluster_option = click.option(
     "--cluster", metavar="NAME", help="A cluster profile, or 'slurm' or 'local' (HPCKIT_CLUSTER)."
 )
+from_option = click.option(
+    "--from",
+    "origin",
+    metavar="RUN[@STEP]",
+    help="Begin with a checkpoint of another run: its newest, @STEP, @good or @best.",
+)
 set_option = click.option(
     "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a spec's value."
 )

@@ -11,6 +11,7 @@ from hpckit.run import Run
 
 # Incidents that a person is shown; --json has all.
 MOST_INCIDENTS = 12
+MOST_CHECKPOINTS = 6
 
 
 @click.command()
@@ -73,6 +74,8 @@ def run_text(told: dict[str, Any]) -> str:
         lines += ["", _attempts(told)]
     if told["incidents"]:
         lines += ["", *_incidents(told["incidents"])]
+    if told["checkpoints"]:
+        lines += ["", _checkpoints(told["checkpoints"])]
     last_words = _last_words(told)
     if last_words:
         lines += ["", *last_words]
@@ -97,6 +100,8 @@ def _facts(told: dict[str, Any]) -> list[str]:
     hours = told["gpu_hours"]
     params = "  ".join(f"{short(key)}={short(value)}" for key, value in told["params"].items())
     used = f"{hours['used']:.3g} of {hours['limit']:g} used"
+    if hours["lost"]:
+        used += f", {hours['lost']:.3g} lost"
     if told["exit_code"] is None:
         used += f"; {told['attempts_left']} attempts left"
     lines = [f"folder  {told['dir']}", f"since   {local_words(told['created'])}"]
@@ -112,17 +117,27 @@ def _attempts(told: dict[str, Any]) -> str:
     rows = [
         (
             str(attempt["number"]),
-            str(attempt["job_id"]),
+            str(attempt["job_id"] or "-"),
             str(attempt["node"]),
+            _steps(attempt),
             local_words(attempt["started"]),
             local_words(attempt["ended"]) if attempt["ended"] else attempt["state"],
-            f"{attempt['hours']:.3g}",
             str(attempt["reason"] or ""),
+            ", ".join(attempt["changes"]) or "-",
+            f"{attempt['hours']:.3g}",
         )
         for attempt in told["attempts"]
     ]
-    head = ("#", "job", "node", "started", "ended", told["gpu_hours"]["unit"], "because")
-    return table(head, rows, right=(0, 5))
+    unit = told["gpu_hours"]["unit"]
+    head = ("#", "job", "node", "steps", "started", "ended", "because", "changed", unit)
+    return table(head, rows, right=(0, 8))
+
+
+def _steps(attempt: dict[str, Any]) -> str:
+    begin, end = attempt["from_step"], attempt["to_step"]
+    if begin is None and end is None:
+        return "-"
+    return f"{begin or 0} -> {'' if end is None else end}"
 
 
 def _incidents(found: list[dict[str, Any]]) -> list[str]:
@@ -132,11 +147,26 @@ def _incidents(found: list[dict[str, Any]]) -> list[str]:
     lines = []
     for each in found:
         where = f"incident  step {each['step']}, attempt {each['attempt']}: {each['kind']}: "
-        lines.append(harmless(f"{where}{each['sentence'] or ''}"))
+        answer = _answer(each)
+        lines.append(harmless(f"{where}{each['sentence'] or ''}{answer}"))
     if len(lines) <= MOST_INCIDENTS:
         return lines
     left_out = len(lines) - MOST_INCIDENTS
     return [lines[0], f"          ... {left_out} more", *lines[1 - MOST_INCIDENTS :]]
+
+
+def _answer(incident: dict[str, Any]) -> str:
+    """What was done about it."""
+    if incident["applied"]:
+        changed = ", ".join([f"back to step {incident['resumed_step']}", *incident["changed"]])
+        return f"; {changed}"
+    return f"; asked: {incident['plan_sentence']}" if incident["plan_sentence"] else ""
+
+
+def _checkpoints(found: list[dict[str, Any]]) -> str:
+    from hpckit.cli.checkpoint import checkpoint_table
+
+    return checkpoint_table(found, MOST_CHECKPOINTS)
 
 
 def _last_words(told: dict[str, Any]) -> list[str]:

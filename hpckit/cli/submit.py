@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -9,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpckit.cli.options import cluster_option, json_option, print_json, root_option, set_option
+from hpckit.cli.options import (
+    cluster_option,
+    from_option,
+    json_option,
+    print_json,
+    root_option,
+    set_option,
+)
 from hpckit.paint import note
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
+    from hpckit.submission.fork import Fork
     from hpckit.submission.plan import SubmissionPlan
 
 
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 @set_option
 @cluster_option
 @root_option
+@from_option
 @click.option("-n", "--dry-run", is_flag=True, help="Print what would be submitted; write nothing.")
 @click.option("-f", "--follow", is_flag=True, help="Follow the run's output until it ends.")
 @json_option
@@ -30,6 +40,7 @@ def submit(
     overrides: tuple[str, ...],
     cluster: str | None,
     root: str | None,
+    origin: str | None,
     dry_run: bool,
     follow: bool,
     as_json: bool,
@@ -39,6 +50,7 @@ def submit(
         raise click.UsageError("--follow prints what the run prints: leave out --json")
     spec, place = load(spec_path, overrides, cluster, root)
     if dry_run:
+        _fork(place, origin)
         _print_dry_run(_dry_plan(spec, place, cluster), as_json)
         return
     from hpckit import settings
@@ -47,9 +59,11 @@ def submit(
 
     source = Path(spec_path).absolute()
     text = _text(source)
+    fork = _fork(place, origin)
     scheduler = settings.scheduler(cluster)
     limit = scheduler.max_array_size()
     plan = reserve(spec, root=place, scheduler=scheduler.kind, max_array_size=limit)
+    plan = dataclasses.replace(plan, fork=fork)
     cache = QueueCache(scheduler)
     try:
         done = commit(plan, scheduler, source=source.parent, spec_text=text, progress=note)
@@ -137,7 +151,14 @@ def _print_dry_run(plan: SubmissionPlan, as_json: bool) -> None:
 @set_option
 @cluster_option
 @root_option
-def run(spec_path: str, overrides: tuple[str, ...], cluster: str | None, root: str | None) -> None:
+@from_option
+def run(
+    spec_path: str,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    root: str | None,
+    origin: str | None,
+) -> None:
     """Run a job here, in the foreground: on this machine, or inside salloc.
 
     Output goes to the terminal, and with one process stdin stays yours, for a debugger.
@@ -147,4 +168,11 @@ def run(spec_path: str, overrides: tuple[str, ...], cluster: str | None, root: s
     from hpckit.worker.foreground import run_here
 
     source = Path(spec_path).absolute()
-    sys.exit(run_here(spec, root=place, source=source.parent, spec_text=_text(source)))
+    fork = _fork(place, origin)
+    sys.exit(run_here(spec, root=place, source=source.parent, spec_text=_text(source), fork=fork))
+
+
+def _fork(place: Path, origin: str | None) -> Fork | None:
+    from hpckit.submission.fork import find_fork
+
+    return find_fork(place, origin) if origin is not None else None

@@ -20,6 +20,7 @@ from hpckit.spec import named
 from hpckit.spec import rules as spec_rules
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.parts import (
+    INFRASTRUCTURE,
     KINDS,
     MOST_ATTEMPTS,
     Checkpoint,
@@ -106,13 +107,11 @@ class JobSpec:
 
     def not_yet_in_force(self) -> list[str]:
         """The sections that were checked but that this version does not act on."""
-        lead = self.checkpoint.before_end
+        infrastructure = set(self.heal) & set(INFRASTRUCTURE)
+        acts = [name for name, remedy in self.heal.items() if remedy.do in ("relaunch", "resubmit")]
         found = {
-            "checkpoint": self.checkpoint != Checkpoint(before_end=lead),
-            "monitor.optimizers": bool(self.monitor.optimizers),
-            # A command's log is watched; a trainer's steps are not yet.
-            "monitor.rules": bool(self.monitor.rules) and self.monitor.log is None,
-            "heal": bool(self.heal),
+            "checkpoint.files": bool(self.checkpoint.files or self.checkpoint.resume),
+            **{f"heal.{name}": True for name in sorted({*infrastructure, *acts})},
             "hooks": self.hooks != Hooks(),
             "notify": self.notify != Notify(),
         }

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from hpckit import yamlio
+from hpckit import units, yamlio
 from hpckit.errors import Problem
 from hpckit.model.fields import Section, setting
 from hpckit.model.kinds import (
+    BAD,
     Anything,
     Choice,
     Duration,
@@ -175,13 +176,60 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Every:
+    """How often: after so much time, so many steps, or so many epochs."""
+
+    seconds: int | None = None
+    steps: int | None = None
+    epochs: int | None = None
+
+
+class Often(Kind):
+    """`10m`, `500 steps` or `1 epoch`."""
+
+    counted = r"[1-9][0-9]{0,11} (?:steps?|epochs?)"
+    duration = Duration(min=1)
+
+    def read(self, node: yamlio.Node, problems: list[Problem], path: str) -> Any:
+        if isinstance(node, yamlio.Scalar) and re.fullmatch(self.counted, node.text):
+            count, unit = node.text.split()
+            return Every(**{unit.rstrip("s") + "s": int(count)})
+        if isinstance(node, yamlio.Scalar) and not _is_duration(node.text):
+            message = f"must be 10m, 500 steps or 1 epoch, not {described(node)}"
+            return complain(problems, node, path, message)
+        value = self.duration.read(node, problems, path)
+        return value if value is BAD else Every(seconds=value)
+
+    def schema(self) -> Schema:
+        counted = {"type": "string", "pattern": anchored(self.counted)}
+        return {"anyOf": [counted, self.duration.schema()]}
+
+    def write(self, value: Any) -> Any:
+        if value.seconds is not None:
+            return self.duration.write(value.seconds)
+        count, unit = (value.steps, "step") if value.steps else (value.epochs, "epoch")
+        return f"{count} {unit}{'s' * (count > 1)}"
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        units.parse_duration(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """When state is saved, and from which state a restart goes on."""
 
-    every: Annotated[int, Duration(min=1)] | None = setting(
-        default=None, help="How often to save, such as 10m."
+    every: Annotated[Every, Often()] = setting(
+        default=Every(seconds=600), help="How often to save: 10m, 500 steps, or 1 epoch."
     )
     keep: Positive = setting(default=3, help="How many checkpoints to keep.")
+    keep_every: Positive | None = setting(
+        default=None, help="Keep one of every so many steps for good."
+    )
     confirm_steps: Count = setting(
         default=100, help="Healthy steps after which a checkpoint is good."
     )
@@ -255,16 +303,19 @@ class Remedy:
     do: Literal["rollback", "relaunch", "resubmit", "tell", "stop"] | None = setting(
         default=None, help="What to do."
     )
-    change: Annotated[
-        dict[str, Change],
-        MapOf(
-            item=Changes(),
-            key=Text(
-                pattern=r"clip|lr|params\.[^\x00]+|resources\.[a-z_]+",
-                expected="clip, lr, params.<name> or resources.<name>",
+    change: (
+        Annotated[
+            dict[str, Change],
+            MapOf(
+                item=Changes(),
+                key=Text(
+                    pattern=r"clip|lr|params\.[^\x00]+|resources\.[a-z_]+",
+                    expected="clip, lr, params.<name> or resources.<name>",
+                ),
             ),
-        ),
-    ] = setting(default_factory=dict, help="What to change: clip, lr, params.x, resources.x.")
+        ]
+        | None
+    ) = setting(default=None, help="What to change: clip, lr, params.x, resources.x.")
     of: Line | None = setting(
         default=None, help="Whose clip and lr: blamed, all, or an optimizer's name."
     )

@@ -210,7 +210,7 @@ def _values(params: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 def _remedy(draft: Draft, kind: str, remedy: Remedy) -> None:
     values, varied = dict(_values(draft.parts["params"])), sweeps.Paths(_swept(draft))
-    for key, change in remedy.change.items():
+    for key, change in (remedy.change or {}).items():
         steps = ("heal", kind, "change", key)
         message = _wrong_place(kind, remedy, key) or _wrong_resource(draft, key)
         message = message or _wrong_param(key, change, values, varied)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from hpckit.ledger import Event
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
-from hpckit.run import Attempt, Run, launches_in
+from hpckit.run import Attempt, Run
 from hpckit.status.state import Facts, State, states_of
+from hpckit.status.steps import Stretch, incidents, steps_done, stretches
 from hpckit.worker.outcome import TERMINATED
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
     hour_units = units(spec)
     alive = facts.attempts[-1].number if facts.attempts and state.state == "running" else None
     used = hours_used(facts.attempts, hour_units, alive)
+    steps = stretches(facts.attempts, facts.events)
+    told = [_attempt(each, state, facts, hour_units, steps) for each in facts.attempts]
+    lost = sum(steps[each["number"]].lost_share * each["hours"] for each in told)
     return {
         "run": run.id,
         "name": run.name,
@@ -41,47 +44,33 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "exit_code": state.exit_code,
         "gpu_hours": {
             "used": round(used, 3),
-            "lost": None,
+            "lost": round(lost, 3),
             "limit": spec.limits.gpu_hours,
             "unit": unit_name(spec),
         },
         "next": state.next,
         "ends_by": state.ends_by,
         "attempts_left": _attempts_left(facts, state, spec.limits.attempts),
-        "attempts": [_attempt(attempt, state, facts, hour_units) for attempt in facts.attempts],
-        "incidents": [_incident(event) for event in facts.events if event.kind == "incident"],
+        "attempts": told,
+        "incidents": incidents(facts.events),
+        "checkpoints": _checkpoints(run),
     }
 
 
 def _step(attempts: list[Attempt]) -> int | None:
     """The newest step that a reading was written of; None where there are no readings."""
-    for attempt in reversed(attempts):
-        for folder in reversed(launches_in(attempt.dir / "readings")):
-            # Only a run that is watched pays for it.
-            from hpckit.monitor.readings.reader import last_step
-
-            with contextlib.suppress(OSError):
-                if (step := last_step(folder)) is not None:
-                    return step
-    return None
+    done = next((n for each in reversed(attempts) if (n := steps_done(each)) is not None), None)
+    return None if done is None else done - 1
 
 
-def _incident(event: Event) -> dict[str, Any]:
-    """What was found wrong, and what was done about it: so far nothing but to tell."""
-    about = event.data.get("incident")
-    found = about if isinstance(about, dict) else {}
-    return {
-        "kind": found.get("kind"),
-        "step": found.get("step"),
-        "attempt": event.data.get("attempt"),
-        "value": found.get("value"),
-        "parameter": found.get("parameter"),
-        "sentence": found.get("sentence"),
-        "plan": None,
-        "changes": {},
-        "applied": False,
-        "resumed_step": None,
-    }
+def _checkpoints(run: Run) -> list[dict[str, Any]]:
+    """What it has saved, newest last; a folder that cannot be read must not hide the rest."""
+    from hpckit.checkpoint.listing import listing
+    from hpckit.checkpoint.store import Store
+
+    with contextlib.suppress(OSError):
+        return listing(Store.of_run(run.dir))
+    return []
 
 
 def _attempts_left(facts: Facts, state: State, limit: int) -> int:
@@ -91,7 +80,9 @@ def _attempts_left(facts: Facts, state: State, limit: int) -> int:
     return max(0, (1 if facts.run.point is not None else limit) - len(facts.attempts))
 
 
-def _attempt(attempt: Attempt, state: State, facts: Facts, hour_units: int) -> dict[str, Any]:
+def _attempt(
+    attempt: Attempt, state: State, facts: Facts, hour_units: int, steps: dict[int, Stretch]
+) -> dict[str, Any]:
     about, ended = attempt.about(), attempt.ended()
     is_last = attempt is facts.attempts[-1]
     live = ended is None and is_last and state.state == "running"
@@ -104,9 +95,9 @@ def _attempt(attempt: Attempt, state: State, facts: Facts, hour_units: int) -> d
         "ended": ended.get("ended") if ended else None,
         "reason": _reason(ended, state, is_last),
         "program": ended.get("program") if ended else None,
-        "changes": [],
-        "from_step": None,
-        "to_step": None,
+        "changes": steps[attempt.number].changes,
+        "from_step": steps[attempt.number].begin,
+        "to_step": steps[attempt.number].end,
         "hours": round(attempt_hours(attempt, hour_units, live), 3),
         "dir": str(attempt.dir),
     }

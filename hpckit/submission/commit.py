@@ -117,7 +117,8 @@ def prepare(
             _write_chain(plan, chain)
         if plan.is_sweep:
             _write_points(plan)
-        write_json(plan.dir / runs.IDENTITY, _identity(plan))
+        fork = {} if plan.fork is None else {"fork": plan.fork.bring(plan.dir)}
+        write_json(plan.dir / runs.IDENTITY, {**_identity(plan), **fork})
     run = runs.open_run(plan.dir)
     assert run is not None
     return run

@@ -19,6 +19,7 @@ from hpckit.spec.sweep import points as sweep_points
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
+    from hpckit.submission.fork import Fork
 
 LEAD_S = 60
 
@@ -44,6 +45,7 @@ class SubmissionPlan:
     points: tuple[Point, ...]
     chains: tuple[Chain, ...]
     warnings: tuple[str, ...]
+    fork: Fork | None = None
 
     @property
     def is_sweep(self) -> bool:

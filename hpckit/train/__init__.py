@@ -1,8 +1,9 @@
-"""The training's side: measure, clip, gate and step in one call."""
+"""The training's side: a step that is watched, state that is kept, and a loop that goes back."""
 
 from __future__ import annotations
 
 from hpckit.train.clip import Clip
 from hpckit.train.stepper import Stepper
+from hpckit.train.trainer import Trainer
 
-__all__ = ["Clip", "Stepper"]
+__all__ = ["Clip", "Stepper", "Trainer"]

@@ -1,4 +1,4 @@
-"""The loss over all ranks: gradients are reduced before they are measured, the loss is not."""
+"""What ranks tell each other at each step: the loss, which nothing else reduces, and wishes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,34 @@ from torch import Tensor, distributed
 IS_AVAILABLE = distributed.is_available()
 
 
-def mean_over_ranks(
-    losses: Mapping[str, float | Tensor], slots: Sequence[str], device: torch.device
+def over_ranks(
+    losses: Mapping[str, float | Tensor],
+    slots: Sequence[str],
+    wishes: Mapping[str, float],
+    device: torch.device,
 ) -> Mapping[str, float | Tensor]:
-    """The mean of each loss over the ranks that have it, in one sum; as it is on a single rank.
+    """The mean of each loss over the ranks that have it, and each wish of any rank, in one sum.
 
     Every rank must decide alike, so what it decides by must be the same number on each. A rank
     without a loss joins in: the others would wait for it without end. On the parameters' device,
     since a backend may know no other.
     """
     if not IS_AVAILABLE or not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return losses
+        return {**losses, **wishes}
     # full, not as_tensor: a number goes to a GPU as the kernel's argument, and nobody waits.
     kind: dict[str, Any] = {"dtype": torch.float64, "device": device}
     none = torch.zeros((), **kind)
     values = [_on(losses[slot], kind) if slot in losses else none for slot in slots]
     counts = [torch.full((), float(slot in losses), **kind) for slot in slots]
-    total = torch.stack([*values, *counts])
+    wished = [torch.full((), wishes[wish], **kind) for wish in wishes]
+    total = torch.stack([*values, *counts, *wished])
     distributed.all_reduce(total)
-    means = total[: len(slots)] / total[len(slots) :]
-    return {slot: means[i] for i, slot in enumerate(slots) if slot in losses}
+    number = len(slots)
+    means = total[:number] / total[number : 2 * number]
+    found: dict[str, float | Tensor] = {
+        slot: means[i] for i, slot in enumerate(slots) if slot in losses
+    }
+    return {**found, **{wish: total[2 * number + i] for i, wish in enumerate(wishes)}}
 
 
 def _on(loss: float | Tensor, kind: dict[str, Any]) -> Tensor:

@@ -35,7 +35,7 @@ from hpckit.train.clip import Clips
 from hpckit.train.lag import Lag, Pending
 from hpckit.train.scaling import Scalers
 from hpckit.train.sending import Sender
-from hpckit.train.shared import mean_over_ranks
+from hpckit.train.shared import over_ranks
 from hpckit.train.watched import Measured, Watched, watch
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 # On a GPU the host runs ahead by a few steps; on a CPU every number is there at once.
 LAG_ON_GPU = 4
+# What a rank may ask of all: it is obeyed by all after the same step.
+WISHES = ("wish/save", "wish/end", "wish/back")
 
 Models = nn.Module | Mapping[str, nn.Module] | Iterable[nn.Module]
 Optimizers = Optimizer | Mapping[str, Optimizer]
@@ -105,6 +107,11 @@ class Stepper:
         self._keys = {name: Keys(name, alone=alone) for name in self.watched}
         self._slots = [keys.loss for keys in self._keys.values()]
         self._began = time.perf_counter()
+        # This rank's own, sent with the present pass; and what any rank asked for in a due one.
+        self.wishes = dict.fromkeys(WISHES, 0.0)
+        self.agreed: set[str] = set()
+        # The steps that the last end() judged, and whether each was applied whole.
+        self.judged: list[tuple[int, bool]] = []
         self._new_pass()
 
     def _new_pass(self) -> None:
@@ -140,6 +147,14 @@ class Stepper:
         self._gates.append(measured.gated)
         self._note(name, watched, measured)
 
+    def name_of(self, optimizer: Optimizer | str | None) -> str:
+        return self._find(optimizer)[0]
+
+    @property
+    def stepped(self) -> set[str]:
+        """The optimizers that have stepped in the present pass."""
+        return {name for name, keys in self._keys.items() if keys.norm in self._values}
+
     def _find(self, optimizer: Optimizer | str | None) -> tuple[str, Watched]:
         for name, watched in self.watched.items():
             if optimizer is watched.optimizer or optimizer == name:
@@ -160,7 +175,7 @@ class Stepper:
         rate = watched.optimizer.param_groups[0].get("lr")
         # A rate that lives on the GPU would have to be waited for; some optimizers have none.
         if rate is not None and not (isinstance(rate, Tensor) and rate.is_cuda):
-            values[keys.rate] = float(rate)
+            values[keys.rate] = float(rate) * watched.rate
         for group, norm in (measured.groups or {}).items():
             values[f"{names.GROUP}/{name}/{group}"] = _plain(norm, group)
         if measured.scale is not None:
@@ -170,6 +185,26 @@ class Stepper:
         if len(measured.each):
             listed = watched.parameters.names_of(measured.gradients)
             self._details[name] = (listed, measured.each)
+
+    def look(
+        self,
+        optimizer: Optimizer | str | None = None,
+        *,
+        loss: float | Tensor | None = None,
+        scale: float | None = None,
+    ) -> None:
+        """Measure, clip and gate what somebody else steps with: a framework's own loop."""
+        name, watched = self._find(optimizer)
+        if loss is not None:
+            self._losses[self._keys[name].loss] = _plain(loss, "the loss")
+        measured = watched.look(limit=self.lookout.limit(name))
+        self._gates.append(measured.gated)
+        self._note(name, watched, measured if scale is None else measured._replace(scale=scale))
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer has stepped in the present pass."""
+        return bool(self._gates)
 
     def log(self, **values: float | Tensor) -> None:
         """Add numbers to this step's reading: `log(mel=loss_mel)` is train/mel."""
@@ -185,18 +220,21 @@ class Stepper:
         now = time.perf_counter()
         self._values["time/step"] = now - self._began
         self._began = now
-        pending = self._send()
+        pending = self._send(self.step_number)
         self.step_number += 1
         self._new_pass()
         return self._use(self.lag.push(pending))
 
-    def _send(self) -> Pending:
-        """This step's numbers, on their way."""
-        self._values.update(mean_over_ranks(self._losses, self._slots, self._device))
-        return self._sender.send(self.step_number, self._values, self._details, self._updates)
+    def _send(self, step: int) -> Pending:
+        """A step's numbers, on their way."""
+        shared = over_ranks(self._losses, self._slots, self.wishes, self._device)
+        self._values.update(shared)
+        self.wishes = dict.fromkeys(WISHES, 0.0)
+        return self._sender.send(step, self._values, self._details, self._updates)
 
     def _use(self, due: Iterable[Pending]) -> list[Incident]:
         found = []
+        self.judged = []
         for pending in due:
             self._sender.used.append(pending)
             found += self._judge(pending)
@@ -204,6 +242,10 @@ class Stepper:
 
     def _judge(self, pending: Pending) -> list[Incident]:
         values = pending.values()
+        # A wish of the last submission, in flight when it was saved, is not one any more.
+        self.agreed.update(wish for wish in WISHES if values.pop(wish, 0.0))
+        held = any(values.get(keys.gated, 0.0) for keys in self._keys.values())
+        self.judged.append((pending.step, not held))
         for name, watched in self.watched.items():
             self._note_update(name, values, pending)
             keys = self._keys[name]
@@ -272,10 +314,15 @@ class Stepper:
 
     def finish(self) -> list[Incident]:
         """The training is over: use what is still in flight, and write it."""
-        due = self.lag.push(self._send()) if self._values else []
+        due = self.lag.drain()
+        # What was said after the last step belongs to it; not where an earlier launch wrote that
+        # step's reading: a second one of a later launch would take its place.
+        is_ours = bool(self._sender.used or due)
+        if self._values:
+            due.append(self._send(self.step_number - (is_ours and not self.has_stepped)))
         # An epoch may have ended after the last step.
         self._new_pass()
-        found = self._use([*due, *self.lag.drain()])
+        found = self._use(due)
         for sink in self.sinks:
             sink.flush()
         return found
@@ -291,11 +338,18 @@ class Stepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes: readings in flight are waited for."""
+        pending = self.lag.state_dict()
+        for each in pending:
+            # What was wished before the run is saved is granted by that.
+            each["values"] = {k: v for k, v in each["values"].items() if k not in WISHES}
         return {
             "step": self.step_number,
-            "pending": self.lag.state_dict(),
+            "pending": pending,
+            # Said since the last step: what a validation found after an epoch.
+            "values": {name: float(value) for name, value in self._values.items()},
             "lookout": self.lookout.state_dict(),
             "clips": {name: each.clip.state_dict() for name, each in self.watched.items()},
+            "rates": {name: each.rate for name, each in self.watched.items()},
             "epochs": {name: each.state_dict() for name, each in self.epochs.items()},
             "updates": {name: each.updates.state_dict() for name, each in self.watched.items()},
         }
@@ -307,10 +361,12 @@ class Stepper:
         for name, each in self.watched.items():
             if name in state["clips"]:
                 each.clip.load_state_dict(state["clips"][name])
+                each.rate = state["rates"][name]
                 each.updates.load_state_dict(state["updates"][name])
                 self.epochs[name].load_state_dict(state["epochs"][name])
         self._sender.used.clear()
         self._new_pass()
+        self._values.update(state["values"])
         # Whichever is loaded first: what the model holds now is what a gate goes back to.
         self.buffers.renew()
 

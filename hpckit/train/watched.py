@@ -17,6 +17,7 @@ from hpckit.train.clipping import EPSILON, clip_in_place
 from hpckit.train.closure import Evaluations, step_or_put_back
 from hpckit.train.fuse import can_fuse, fuse, is_fused
 from hpckit.train.parameters import Gradients, Parameters, names_of
+from hpckit.train.registry import rate_times
 from hpckit.train.scaling import unscale
 from hpckit.train.updates import Sample, Updates
 
@@ -67,6 +68,8 @@ class Watched:
         self.name = name
         self.optimizer = optimizer
         self.clip = clip
+        # What healing multiplies the rate by, on top of whatever a schedule makes it.
+        self.rate = 1.0
         self.updates = Updates()
         self.parameters = Parameters(optimizer=optimizer, known=known)
         groups = self.parameters.group_names()
@@ -117,9 +120,10 @@ class Watched:
                 "found_inf": torch.zeros((), device=device),
                 "grad_scale": torch.tensor(1 / factor, device=device),
             }
-            _step_told(self.optimizer, told)
+            self._step_told(told)
         else:
-            self.optimizer.step()
+            with rate_times(self.optimizer, self.rate):
+                self.optimizer.step()
         self.parameters.note_born(gradients)
         return Measured(
             total, factor, 0.0, norms.each, gradients, sample and sample.taken(), groups
@@ -130,7 +134,7 @@ class Watched:
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def _clip(
-        self, gradients: Gradients, norms: Norms, total: float
+        self, gradients: Gradients, norms: Norms, total: float, *, in_kernel: bool = True
     ) -> tuple[float, dict[str, Tensor] | None]:
         """Clip gradients, but for what the kernel does better; the factor, and groups' norms."""
         explicit = clip_in_place(self.clip, self.parameters, gradients, norms)
@@ -138,7 +142,7 @@ class Watched:
             return float(explicit.factor), explicit.groups
         most = self.clip.limit()
         factor = 1.0 if most is None else min(1.0, most / (total + EPSILON))
-        if factor < 1.0 and not self._in_kernel(gradients):
+        if factor < 1.0 and not (in_kernel and self._in_kernel(gradients)):
             device = norms.total.device
             if self._by is None or self._by.device != device:
                 self._by = torch.empty((), device=device)
@@ -170,10 +174,40 @@ class Watched:
             factor = (most / (total + EPSILON)).clamp(max=1.0)
             told["grad_scale"] = factor.reciprocal().to(torch.float32)
         sample = self.updates.before(self.parameters.of(gradients))
-        _step_told(self.optimizer, told)
+        self._step_told(told)
         taken = sample and sample.taken()
         groups = explicit.groups if explicit is not None else None
         return Measured(total, factor, bad, norms.each, gradients, taken, groups)
+
+    def _step_told(self, told: dict[str, Tensor]) -> None:
+        """Step with attributes that a fused kernel reads, for the length of that step."""
+        vars(self.optimizer).update(told)
+        try:
+            with rate_times(self.optimizer, self.rate):
+                self.optimizer.step()
+        finally:
+            for name in told:
+                vars(self.optimizer).pop(name, None)
+
+    # Somebody else steps: a framework's own loop.
+
+    def look(self, *, limit: float) -> Measured:
+        """Measure and clip before somebody else steps; what is bad has no gradient left to step by.
+
+        Torch's optimizers pass over what has none: weights, decay and moments stay as they are.
+        """
+        gradients = self.parameters.gradients()
+        norms = measure(gradients.values, plain=gradients.plain)
+        total = float(norms.total)
+        if not math.isfinite(total):
+            norms = measure(gradients.values, wide=True)
+            total = float(norms.total)
+        if not total <= min(limit, MOST):
+            for parameter in self.parameters.of(gradients):
+                parameter.grad = None
+            return Measured(total, 1.0, 1.0, norms.each, gradients)
+        factor, groups = self._clip(gradients, norms, total, in_kernel=False)
+        return Measured(total, factor, 0.0, norms.each, gradients, None, groups)
 
     # An optimizer that evaluates the loss itself.
 
@@ -182,9 +216,10 @@ class Watched:
         factors: list[float] = []
         evaluations = Evaluations(closure, lambda: self._evaluated(factors), self.parameters.all)
         gradients = self.parameters.gradients()
-        applied = evaluations.worst <= min(limit, MOST) and step_or_put_back(
-            self.optimizer, self.parameters.all, evaluations
-        )
+        with rate_times(self.optimizer, self.rate):
+            applied = evaluations.worst <= min(limit, MOST) and step_or_put_back(
+                self.optimizer, self.parameters.all, evaluations
+            )
         if not applied:
             self._hold_back()
         each = measure(gradients.values).each
@@ -203,16 +238,6 @@ class Watched:
                 scaled(gradients.values, torch.tensor(factor), plain=gradients.plain)
             factors.append(factor)
         return total
-
-
-def _step_told(optimizer: Optimizer, told: dict[str, Tensor]) -> None:
-    """Step with attributes that a fused kernel reads, for the length of that step."""
-    vars(optimizer).update(told)
-    try:
-        optimizer.step()
-    finally:
-        for name in told:
-            vars(optimizer).pop(name, None)
 
 
 def watch(

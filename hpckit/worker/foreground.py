@@ -23,13 +23,16 @@ from hpckit.worker.watch import Signals, Watch, end_attempt, insist
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
+    from hpckit.submission.fork import Fork
 
 INTERRUPTED = "interrupted"
 # A person sits before it: a disk that stays full is told, not waited for.
 WORDS_S = 10.0
 
 
-def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
+def run_here(
+    spec: JobSpec, *, root: Path, source: Path, spec_text: str, fork: Fork | None = None
+) -> int:
     """Run a job to its end in this terminal; its outcome as an exit code."""
     if spec.sweep is not None:
         raise UsageError("a sweep cannot run in the foreground", "hpckit submit runs its points")
@@ -38,7 +41,9 @@ def run_here(spec: JobSpec, *, root: Path, source: Path, spec_text: str) -> int:
             f"the job asks for {spec.resources.nodes} nodes, and this is one machine",
             "run it inside salloc, or with -s resources.nodes=1",
         )
-    plan = dataclasses.replace(reserve(spec, root=root, scheduler="foreground"), chains=())
+    plan = dataclasses.replace(
+        reserve(spec, root=root, scheduler="foreground"), chains=(), fork=fork
+    )
     run = prepare(plan, source=source, spec_text=spec_text)
     for warning in plan.warnings:
         note(f"warning: {warning}")

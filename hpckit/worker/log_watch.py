@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hpckit.ledger import Ledger
+from hpckit.monitor.episodes import Episodes
 
 if TYPE_CHECKING:
     from hpckit.monitor.incident import Incident
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 # What is left of a log when the program has ended is read within this time.
 LAST_LOOK_S = 20.0
-# Bad steps that are not further apart belong together.
-EPISODE = 100
 # Troubles of so many kinds are told, each once.
 MOST_TOLD = 20
 
@@ -67,7 +66,7 @@ class LogWatch:
     attempt: int
     _over: threading.Event = field(default_factory=threading.Event)
     _told: set[str] = field(default_factory=set)
-    _skipped: int | None = None
+    _episodes: Episodes = field(default_factory=Episodes)
     _readings: int = 0
 
     def start(self) -> None:
@@ -110,20 +109,13 @@ class LogWatch:
                 self._report(incident)
 
     def _report(self, incident: Incident) -> None:
-        if not self._is_more_of_it(incident):
+        if not self._episodes.is_more(incident):
             tell(str(incident))
             with self._guarded():
                 self.ledger.write("incident", attempt=self.attempt, incident=incident.to_json())
         for sink in self.sinks:
             with self._guarded():
                 sink.incident(incident)
-
-    def _is_more_of_it(self, incident: Incident) -> bool:
-        """One bad step after the other is one story; nobody holds them back here."""
-        if incident.answer != "skip":
-            return False
-        last, self._skipped = self._skipped, incident.step
-        return last is not None and 0 <= incident.step - last < EPISODE
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

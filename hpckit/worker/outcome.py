@@ -42,14 +42,20 @@ def judge(
     told: str | None,
     started: bool = True,
     srun_log: str = "",
+    stopped: str | None = None,
 ) -> Outcome:
-    """What the ranks' own exit codes say, beside what the program had been told."""
+    """What the ranks' own exit codes say, beside what the program had been told.
+
+    `stopped`: the training wrote down that it stops, and why.
+    """
     if told is not None and told.startswith("limits"):
         return Outcome(state="stopped", reason=told)
     if told == "time limit":
         return Outcome(state=None, reason="time limit")
     if told == TERMINATED:
         return Outcome(state=None, reason=TERMINATED)
+    if stopped is not None and any(exit_.code == EXIT_CODES["stopped"] for exit_ in exits):
+        return Outcome(state="stopped", reason=stopped)
     bad = [exit_ for exit_ in exits if exit_.code != 0 or exit_.stage == "setup"]
     first = next((exit_ for exit_ in exits if exit_ in bad or exit_.was_told), None)
     if first is not None and first.was_told:

@@ -86,6 +86,7 @@ def _opening(layout: Layout, places: Places, known: Mapping[str, Any]) -> list[s
         "HPCKIT_RUN": known["run"],
         "HPCKIT_RUN_DIR": places.run,
         "HPCKIT_ATTEMPT": known["attempt"],
+        "HPCKIT_LAUNCH": known["launch"],
         "HPCKIT_PARAMS": places.params,
         "PYTHONUNBUFFERED": 1,
     }

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
 HEARTBEAT_S = 30.0
+# An attempt starts its program once.
+LAUNCH = 1
 POLL_S = 0.1
 GRACE_S = 60.0
 LATE_WORDS_S = 3.0
@@ -93,7 +95,15 @@ class Watch:
             told=told,
             started=(logs / "step").exists(),
             srun_log=_said(logs / "srun.log") or _full(logs),
+            stopped=self._stopped(),
         )
+
+    def _stopped(self) -> str | None:
+        """Why the training stopped itself, by its own word."""
+        for event in reversed(self.run.ledger().events()):
+            if event.kind == "stopped" and event.data.get("attempt") == self.attempt.number:
+                return str(event.data.get("reason"))
+        return None
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -102,7 +112,7 @@ class Watch:
 
     def _prepare(self) -> Path:
         """The launch's folder with its scripts, and the working folder if it is the first."""
-        logs = self.attempt.dir / "logs" / "launch-1"
+        logs = self.attempt.dir / "logs" / f"launch-{LAUNCH}"
         logs.mkdir(parents=True)
         work = self.run.dir / "work"
         make_work_folder(self.run.home, work)
@@ -119,7 +129,12 @@ class Watch:
         write_json(places.params, dict(self.spec.params))
         starter = Path(__file__).with_name("start_trainer.py")
         shutil.copyfile(starter, places.trainer_starter)
-        known = {"run": self.run.id, "attempt": self.attempt.number, "checkpoint": ""}
+        known = {
+            "run": self.run.id,
+            "attempt": self.attempt.number,
+            "launch": LAUNCH,
+            "checkpoint": "",
+        }
         scripts = render(
             self.spec, layout=self.layout, places=places, known=known, python=sys.executable
         )

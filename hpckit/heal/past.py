@@ -1,0 +1,20 @@
+"""What was done about an incident of before, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpckit.heal.plan import Plan
+from hpckit.monitor.incident import Incident
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """An incident, its plan, and how far the run has come since."""
+
+    incident: Incident
+    plan: Plan
+    # Where the run went on from.
+    step: int
+    # Healthy steps since then, up to the next incident that was acted on, or to now.
+    healthy: int

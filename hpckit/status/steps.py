@@ -1,0 +1,107 @@
+"""From which step to which each attempt came, what was changed in it, and what of it was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpckit.ledger import Event
+from hpckit.run import Attempt, launches_in
+
+
+@dataclass(kw_only=True)
+class Stretch:
+    """One attempt's steps."""
+
+    begin: int | None = None
+    end: int | None = None
+    # Done, and given up in a rollback or by the next attempt, which took up further back.
+    lost: int = 0
+    changes: list[str] = field(default_factory=list)
+
+    @property
+    def lost_share(self) -> float:
+        """The part of the attempt's work that was for nothing."""
+        if self.begin is None or self.end is None:
+            return 0.0
+        done = self.end - self.begin + self.lost
+        return min(1.0, self.lost / done) if done > 0 else 0.0
+
+
+def stretches(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[int, Stretch]:
+    """By attempt's number."""
+    found = {attempt.number: Stretch(end=steps_done(attempt)) for attempt in attempts}
+    for event in events:
+        mine = found.get(int(event.data.get("attempt", 0)))
+        if mine is None:
+            continue
+        if event.kind == "resumed":
+            step = int(event.data["step"])
+            mine.begin = step if mine.begin is None else mine.begin
+        elif event.kind == "rollback":
+            mine.lost += max(0, int(event.data["from_step"]) - int(event.data["step"]))
+            mine.changes += [str(each) for each in event.data.get("changed", ())]
+    _what_the_next_repeats(found)
+    return found
+
+
+def _what_the_next_repeats(found: dict[int, Stretch]) -> None:
+    numbers = sorted(found)
+    for number, following in itertools.pairwise(numbers):
+        mine, after = found[number], found[following]
+        if mine.end is not None and after.begin is not None and after.begin < mine.end:
+            mine.lost += mine.end - after.begin
+            mine.end = after.begin
+
+
+def steps_done(attempt: Attempt) -> int | None:
+    """Steps that were done when the attempt's last reading was written."""
+    for folder in reversed(launches_in(attempt.dir / "readings")):
+        # Only a run that is watched pays for it.
+        from hpckit.monitor.readings.reader import last_step
+
+        with contextlib.suppress(OSError):
+            if (step := last_step(folder)) is not None:
+                return step + 1
+    return None
+
+
+def incidents(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """What was found wrong, and what was done about it."""
+    answers = {_key(event): event for event in events if event.kind == "rollback"}
+    return [_incident(event, answers) for event in events if event.kind == "incident"]
+
+
+def _key(event: Event) -> tuple[Any, ...]:
+    about = _about(event)
+    return event.data.get("attempt"), about.get("kind"), about.get("step"), about.get("value")
+
+
+def _about(event: Event) -> dict[str, Any]:
+    """What another version wrote may make no sense here."""
+    found = event.data.get("incident")
+    return found if isinstance(found, dict) else {}
+
+
+def _incident(event: Event, answers: dict[tuple[Any, ...], Event]) -> dict[str, Any]:
+    found = _about(event)
+    plan = event.data.get("plan")
+    asked = plan if isinstance(plan, dict) else {}
+    answer = answers.get(_key(event))
+    return {
+        "kind": found.get("kind"),
+        "step": found.get("step"),
+        "attempt": event.data.get("attempt"),
+        "value": found.get("value"),
+        "parameter": found.get("parameter"),
+        "sentence": found.get("sentence"),
+        "plan": asked.get("do"),
+        "plan_sentence": asked.get("sentence"),
+        "changes": asked.get("changes") or {},
+        "changed": list(answer.data.get("changed", ())) if answer is not None else [],
+        "applied": answer is not None,
+        "resumed_step": answer.data.get("step") if answer is not None else None,
+    }

@@ -1,0 +1,19 @@
+"""`hpckit.attach()`: a run's session inside one, plain PyTorch outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpckit.train.outside import Outside
+from hpckit.train.surroundings import Surroundings
+
+
+def attach(params: Mapping[str, Any] | None = None) -> Any:
+    """This process's part in its run; `params` are defaults, which a run's own go over."""
+    around = Surroundings.of()
+    if around is None:
+        return Outside(params or {})
+    from hpckit.train.session import Session
+
+    return Session(around, params or {})

@@ -1,0 +1,161 @@
+"""What is done about an incident inside the training: the plan, and its changes carried out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpckit.errors import UsageError
+from hpckit.heal import Past, Plan, Rules, decide
+from hpckit.heal.changes import apply, set_path, told
+from hpckit.ledger import Event
+from hpckit.monitor.incident import Incident
+from hpckit.spec.parts import Change
+from hpckit.train.clip import Clip
+from hpckit.train.params import Params
+from hpckit.train.stepper import Stepper
+
+# An optimizer that was never clipped is, when it is to be clipped tighter: to this times its
+# usual norm, and then by the plan's factor.
+FIRST_CLIP = 2.0
+STOPPED = 3
+
+
+class Stopped(SystemExit):
+    """The run is stopped by policy; the process ends with exit code 3."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(STOPPED)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Healer:
+    """Remembers what was done, asks what to do, and carries changes out."""
+
+    def __init__(self, rules: Rules, params: Params) -> None:
+        self.rules = rules
+        self.params = params
+        self.history: list[Past] = []
+
+    @property
+    def plans(self) -> list[Plan]:
+        """Those whose changes are in force, the oldest first."""
+        return [past.plan for past in self.history if past.plan.restarts]
+
+    def know(self, optimizers: Sequence[str]) -> None:
+        self.rules = dataclasses.replace(self.rules, optimizers=tuple(optimizers))
+
+    def remember(self, events: Sequence[Event]) -> None:
+        """What attempts and launches before this one did, by the ledger."""
+        for event in events:
+            if event.kind == "rollback" and "plan" in event.data:
+                incident = Incident.from_json(event.data["incident"])
+                self._close(incident.step)
+                plan = Plan.from_json(event.data["plan"])
+                step = int(event.data["step"])
+                self.history.append(Past(incident=incident, plan=plan, step=step, healthy=0))
+
+    def _close(self, step: int) -> None:
+        """The last restart has come as far as this."""
+        if self.history:
+            last = self.history[-1]
+            healthy = max(0, step - last.step)
+            self.history[-1] = dataclasses.replace(last, healthy=healthy)
+
+    def plan(self, incident: Incident) -> Plan:
+        self._close(incident.step)
+        return decide(incident, self.history, self.rules)
+
+    def done(self, incident: Incident, plan: Plan, step: int) -> None:
+        self.history.append(Past(incident=incident, plan=plan, step=step, healthy=0))
+
+    def change_params(self, plan: Plan) -> list[str]:
+        """Carry out a plan's changes of parameters, in place; what was changed."""
+        said = []
+        for name, change in plan.changes.items():
+            section, _, path = name.partition(".")
+            if section == "params":
+                old, new = set_path(self.params, path, change)
+                self.params.forget(path)
+                said.append(told(name, old, new))
+        return said
+
+    def change_steps(self, plan: Plan, stepper: Stepper) -> list[str]:
+        """Carry out a plan's changes of clips and learning rates; what was changed."""
+        said = []
+        for name, watched in stepper.watched.items():
+            if plan.of is not None and name not in plan.of:
+                continue
+            of = f" of {name}" if len(stepper.watched) > 1 else ""
+            if "clip" in plan.changes:
+                old, new = _change_clip(watched.clip, plan.changes["clip"], _usual(stepper, name))
+                said.append(told("clip" + of, old, new))
+            if "lr" in plan.changes:
+                before = watched.rate
+                watched.rate = float(apply(plan.changes["lr"], watched.rate))
+                rate = _rate(watched.optimizer)
+                said.append(told("lr" + of, before * rate, watched.rate * rate))
+        return said
+
+    def unread(self) -> list[str]:
+        """Parameters that were changed, and that nobody has read since."""
+        paths = [
+            name.partition(".")[2]
+            for plan in self.plans
+            for name in plan.changes
+            if name.startswith("params.")
+        ]
+        return [path for path in dict.fromkeys(paths) if not self.params.was_read(path)]
+
+
+def _usual(stepper: Stepper, optimizer: str) -> float | None:
+    """The gradient norm that is usual for it."""
+    detector = stepper.lookout.detectors.get(optimizer)
+    if detector is None or not detector.norms.usual.ready:
+        return None
+    return math.exp(detector.norms.usual.level)
+
+
+def _change_clip(clip: Clip, change: Change, usual: float | None) -> tuple[Any, Any]:
+    """Clip otherwise; what the limit was, and what it is."""
+    old = clip.limit()
+    if change.times is None:
+        if not isinstance(change.to, (int, float)) or not change.to > 0:
+            raise UsageError(f"heal: clip must be set to a number above 0, not {change.to!r}")
+        clip.norm, clip.percentile, clip.value = float(change.to), None, None
+        return old, clip.norm
+    if (
+        clip.norm is None
+        and clip.value is None
+        and clip.percentile is None
+        and clip.at_most is None
+    ):
+        if usual is not None:
+            clip.norm = float(apply(change, FIRST_CLIP * usual))
+        return old, clip.norm
+    clip.tighten(change.times, least=float(change.min or 0.0))
+    return old, clip.limit()
+
+
+def _rate(optimizer: Any) -> float:
+    return float(optimizer.param_groups[0].get("lr", math.nan))
+
+
+def of_spec(clip: Any) -> Clip | None:
+    """The clip that a spec asks for."""
+    if clip is None:
+        return None
+    groups: Mapping[str, Any] = getattr(clip, "groups", {})
+    return Clip(
+        clip.norm,
+        value=clip.value,
+        percentile=clip.percentile,
+        of=clip.of,
+        at_most=clip.at_most,
+        groups={name: made for name, each in groups.items() if (made := of_spec(each))},
+    )

@@ -1,0 +1,294 @@
+"""Writes snapshots into checkpoints, on a thread of its own: the training never waits for a disk.
+
+Each rank writes its own files and then its word on them; rank 0 waits for all words and writes the
+manifest, which makes the folder a checkpoint. Whoever dies before that leaves a folder that nobody
+takes for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpckit.checkpoint import manifest, retention
+from hpckit.checkpoint.manifest import Checkpoint, Word
+from hpckit.checkpoint.names import Segment, folder_name
+from hpckit.checkpoint.store import Store
+from hpckit.clock import now_iso
+from hpckit.files import fsync_folder
+from hpckit.train.snapshots import Snapshot, first_bad
+from hpckit.train.tree import tensors_of
+
+STATE = "state.pt"
+# How long rank 0 waits for the others' words: their folder may be slow.
+WORDS_S = 300.0
+LOOK_S = 0.05
+# After a save that failed, no other is tried for so long.
+PAUSE_S = 60.0
+# A disk with less room than this is full.
+LITTLE = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One snapshot on its way to the disk."""
+
+    snapshot: Snapshot
+    segment: Segment
+    why: str
+    about: dict[str, Any]
+    # Of a sharded training: waits until torch's own checkpoint is written; what is not finite.
+    sharded: Callable[[], str | None] | None = None
+
+
+@dataclass(kw_only=True)
+class Saver:
+    """The thread that writes, and what it knows of what it has written."""
+
+    store: Store
+    rank: int
+    world_size: int
+    rules: retention.Rules
+    tell: Callable[[str], None]
+    drop: Callable[[Snapshot], None]
+    # What must be on the disk before a checkpoint counts: the readings of the steps before it.
+    settle: Callable[[], None] = lambda: None
+    # Tensors that hold infinities by their nature, as masks do.
+    never_finite: frozenset[str] = frozenset()
+    # Written in this process and not confirmed yet; rank 0's business.
+    undecided: list[Checkpoint] = field(default_factory=list)
+    failed_at: float | None = None
+    last: Checkpoint | None = None
+    _tasks: queue.Queue[Callable[[], None] | None] = field(default_factory=queue.Queue)
+    _busy: int = 0
+    _thread: threading.Thread | None = None
+    _idle: threading.Condition = field(default_factory=threading.Condition)
+
+    def save(self, task: Task) -> None:
+        """Take over a snapshot that is held, and drop it when it is written."""
+        self._do(lambda: self._save(task))
+
+    def confirm(self, checkpoint: Checkpoint, step: int) -> None:
+        self._do(lambda: self._confirm(checkpoint, step))
+
+    def _do(self, task: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="checkpoints", daemon=True)
+            self._thread.start()
+        with self._idle:
+            self._busy += 1
+        self._tasks.put(task)
+
+    @property
+    def is_idle(self) -> bool:
+        return self._busy == 0
+
+    def wait(self, patience_s: float = 10.0) -> None:
+        """Until all is written; who waits long is told what for."""
+        began = time.monotonic()
+        with self._idle:
+            while self._busy:
+                if not self._idle.wait(patience_s) and self._busy:
+                    took = time.monotonic() - began
+                    self.tell(f"waiting for a checkpoint to be written, since {took:.0f} s")
+
+    def _serve(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except Exception as error:
+                self.tell(f"a checkpoint failed: {type(error).__name__}: {error}")
+            with self._idle:
+                self._busy -= 1
+                self._idle.notify_all()
+
+    def close(self) -> None:
+        self.wait()
+        if self._thread is not None:
+            self._tasks.put(None)
+            self._thread.join()
+            self._thread = None
+
+    # On the thread.
+
+    def _save(self, task: Task) -> None:
+        try:
+            for chance in (1, 2):
+                try:
+                    self._write(task)
+                    self.failed_at = None
+                    return
+                except OSError as error:
+                    self._clean(task)
+                    if error.errno in FULL and chance == 1 and self._made_room():
+                        continue
+                    self.failed_at = time.monotonic()
+                    where = error.filename or self.store.folder
+                    what = error.strerror or str(error)
+                    self.tell(
+                        f"the checkpoint of step {task.snapshot.step} could not be written: "
+                        f"{where}: {what}; the training goes on without it"
+                    )
+                    return
+        finally:
+            self.drop(task.snapshot)
+
+    def _folder(self, task: Task) -> Path:
+        return self.store.folder / folder_name(task.snapshot.step, task.segment)
+
+    def _write(self, task: Task) -> None:
+        folder, snapshot = self._folder(task), task.snapshot
+        if not self.store.folder.parent.is_dir():
+            raise FileNotFoundError(
+                errno.ENOENT, "the run's folder is gone", str(self.store.folder.parent)
+            )
+        if (folder / manifest.MANIFEST).exists():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        snapshot.wait()
+        parts = {f"rank-{self.rank}.pt": snapshot.own}
+        if self.rank == 0:
+            parts[STATE] = {"format": manifest.FORMAT, **snapshot.state}
+        files = {name: _written(folder / name, part) for name, part in parts.items()}
+        bad = first_bad(tensors_of(snapshot.state) | tensors_of(snapshot.own), self.never_finite)
+        if task.sharded is not None:
+            bad = task.sharded() or bad
+            if self.rank == 0:
+                files |= _measured(folder / "sharded", folder)
+        Word(files=files, finite=bad is None, bad=bad).write(folder, self.rank)
+        if self.rank == 0:
+            self._conclude(task, folder)
+
+    def _conclude(self, task: Task, folder: Path) -> None:
+        """Rank 0's last word: from here on it is a checkpoint."""
+        words = self._words(folder)
+        files = {name: each for word in words for name, each in word.files.items()}
+        bad = next((word.bad for word in words if not word.finite), None)
+        tensors = tensors_of({k: v["state"] for k, v in task.snapshot.state["items"].items()})
+        made = Checkpoint(
+            path=folder,
+            step=task.snapshot.step,
+            segment=task.segment,
+            world_size=self.world_size,
+            created=now_iso(),
+            why=task.why,
+            files=files,
+            finite=bad is None,
+            bad=bad,
+            bytes=sum(each["size"] for each in files.values()),
+            tensors={k: [list(v.shape), str(v.dtype)] for k, v in tensors.items()},
+            **task.about,
+        )
+        fsync_folder(folder)
+        self.settle()
+        manifest.write(made)
+        fsync_folder(self.store.folder)
+        self.last = made
+        if made.finite:
+            if made.step == 0:
+                self._confirm(made, 0)
+            else:
+                self.undecided.append(made)
+        else:
+            self.tell(
+                f"the checkpoint of step {made.step} is not finite: {made.bad}; "
+                "no rollback will take it"
+            )
+        self._retain(made.step)
+
+    def _words(self, folder: Path) -> list[Word]:
+        until = time.monotonic() + WORDS_S
+        while True:
+            words = [Word.read(folder, rank) for rank in range(self.world_size)]
+            there = [word for word in words if word is not None]
+            if len(there) == self.world_size:
+                return there
+            if time.monotonic() > until:
+                missing = ", ".join(str(i) for i, word in enumerate(words) if word is None)
+                raise OSError(errno.ETIMEDOUT, f"no word from rank {missing}", str(folder))
+            time.sleep(LOOK_S)
+
+    def _confirm(self, checkpoint: Checkpoint, step: int) -> None:
+        try:
+            manifest.confirm(checkpoint, step)
+        except OSError as error:
+            # Room may come back: it is tried again at the next boundary.
+            self.undecided.append(checkpoint)
+            self.failed_at = time.monotonic()
+            self.tell(f"{checkpoint.name} could not be marked as good: {error.strerror or error}")
+            return
+        self.undecided = [each for each in self.undecided if each.path != checkpoint.path]
+        self._retain(step)
+
+    def _retain(self, step: int) -> int:
+        """Delete what is not needed any more; how many that were."""
+        on, off = self.store.on_branch(), self.store.off_branch()
+        going = retention.to_delete(on, off, self.rules, step)
+        return sum(retention.delete(each) for each in going)
+
+    def _made_room(self) -> bool:
+        return self.rank == 0 and self._retain(1 << 62) > 0
+
+    def _clean(self, task: Task) -> None:
+        """What was half written goes; where even that fails, it is no checkpoint all the same."""
+        folder = self._folder(task)
+        if self.world_size == 1:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for name in (f"rank-{self.rank}.pt", STATE if self.rank == 0 else ""):
+            if name:
+                with contextlib.suppress(OSError):
+                    (folder / name).unlink()
+
+    def went_back(self, step: int) -> None:
+        """Undecided ones after a step are on a branch that was left; some may be half written."""
+        self.wait()
+        self.undecided = [each for each in self.undecided if each.step <= step]
+        if self.rank == 0:
+            for each in self.store.all():
+                if each.step > step:
+                    with contextlib.suppress(OSError):
+                        manifest.abandon(each)
+
+
+def _written(path: Path, part: Any) -> dict[str, int]:
+    """One file, on the disk when this returns; its size and checksum, as they came to be there."""
+    try:
+        torch.save(part, path)
+    except RuntimeError as error:
+        # torch does not say that the disk is full.
+        room = os.statvfs(path.parent)
+        full = room.f_bavail * room.f_frsize < LITTLE
+        raise OSError(
+            errno.ENOSPC if full else errno.EIO,
+            os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0],
+            str(path),
+        ) from error
+    # Read back: a checksum of what was meant to be written would not show what was.
+    about = manifest.measure(path)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return about
+
+
+def _measured(folder: Path, root: Path) -> dict[str, dict[str, int]]:
+    return {
+        str(path.relative_to(root)): manifest.measure(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,51 @@
+"""What a training says: lines for a person, events for the ledger; rank 0 speaks for all."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hpckit.ledger import Ledger
+from hpckit.monitor.episodes import Episodes
+from hpckit.monitor.incident import Incident
+from hpckit.train.progress import Progress
+
+
+class Teller:
+    """Says each thing once, in the log and in the ledger."""
+
+    def __init__(self, ledger: Ledger | None, *, speaks: bool, progress: Progress) -> None:
+        self.ledger = ledger
+        self.speaks = speaks
+        self.progress = progress
+        self._episodes = Episodes()
+        self._once: set[str] = set()
+
+    def say(self, text: str) -> None:
+        if self.speaks:
+            self.progress.line(f"hpckit: {text}")
+
+    def say_of_rank(self, rank: int, text: str) -> None:
+        """Trouble of any rank: rank 0 may not know of it."""
+        who = "hpckit: " if self.speaks else f"hpckit: rank {rank}: "
+        print(who + text, file=sys.stderr, flush=True) if not self.speaks else self.say(text)
+
+    def once(self, text: str) -> None:
+        if text not in self._once:
+            self._once.add(text)
+            self.say(text)
+
+    def write(self, kind: str, **data: Any) -> None:
+        """An event; a disk that refuses is told, and stops nobody."""
+        if self.ledger is None or not self.speaks:
+            return
+        try:
+            self.ledger.write(kind, **data)
+        except OSError as error:
+            self.once(f"the ledger could not be written: {error.strerror or error}")
+
+    def incident(self, incident: Incident, attempt: int, **more: Any) -> None:
+        if self._episodes.is_more(incident):
+            return
+        self.say(str(incident))
+        self.write("incident", attempt=attempt, incident=incident.to_json(), **more)

@@ -1,0 +1,96 @@
+"""State as plain containers with tensors in them: walked, copied, and checked before it is saved.
+
+What is saved must be loadable with `weights_only=True`, by anybody: numbers, texts, lists, dicts
+and tensors. That is found out when state is first taken, not when a run has to come back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hpckit.errors import UsageError
+
+ARRAY = "__numpy_array__"
+PLAIN = (bool, int, float, str, bytes, type(None))
+
+
+class CannotSave(UsageError):
+    """A value that no checkpoint can hold."""
+
+
+def mapped(tree: Any, tensor: Callable[[Tensor], Any], where: str = "") -> Any:
+    """The same containers, each anew, with every tensor replaced."""
+    if isinstance(tree, Tensor):
+        return tensor(tree)
+    if type(tree) in PLAIN:
+        return tree
+    if isinstance(tree, Mapping):
+        made = OrderedDict() if isinstance(tree, OrderedDict) else {}
+        for key, value in tree.items():
+            made[_key(key, where)] = mapped(value, tensor, f"{where}.{key}" if where else str(key))
+        return made
+    if isinstance(tree, (list, deque)):
+        return [mapped(each, tensor, f"{where}[{i}]") for i, each in enumerate(tree)]
+    if isinstance(tree, tuple):
+        return tuple(mapped(each, tensor, f"{where}[{i}]") for i, each in enumerate(tree))
+    if isinstance(tree, (set, frozenset)):
+        return {mapped(each, tensor, where) for each in tree}
+    return _of_numpy(tree, tensor, where)
+
+
+def _key(key: Any, where: str) -> Any:
+    if type(key) in PLAIN or (isinstance(key, tuple) and all(type(each) in PLAIN for each in key)):
+        return key
+    raise CannotSave(f"{where}: a key of type {type(key).__name__} cannot be saved: use a text")
+
+
+def _of_numpy(value: Any, tensor: Callable[[Tensor], Any], where: str) -> Any:
+    if type(value).__module__.partition(".")[0] == "numpy":
+        import numpy
+        import torch
+
+        if isinstance(value, numpy.generic):
+            return mapped(value.item(), tensor, where)
+        if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+            return {ARRAY: tensor(torch.from_numpy(value.copy()))}
+    if isinstance(value, (bool, int, float, str, bytes)):
+        # An enum's member, or a subclass of a number: its plain value says the same.
+        kinds: tuple[Any, ...] = (int, float, str, bytes)
+        return next(kind(value) for kind in kinds if isinstance(value, kind))
+    raise CannotSave(
+        f"{where}: {type(value).__name__} cannot be saved in a checkpoint",
+        "save numbers, texts, lists, dicts and tensors, or an object with state_dict made of them",
+    )
+
+
+def unpacked(tree: Any) -> Any:
+    """What was loaded, with arrays for what was an array; tensors are the loaded ones."""
+    if isinstance(tree, dict):
+        if tree.keys() == {ARRAY}:
+            return tree[ARRAY].numpy()
+        return type(tree)((key, unpacked(value)) for key, value in tree.items())
+    if isinstance(tree, list):
+        return [unpacked(each) for each in tree]
+    return tuple(unpacked(each) for each in tree) if isinstance(tree, tuple) else tree
+
+
+def tensors_of(tree: Any, where: str = "") -> dict[str, Tensor]:
+    """Every tensor by its place: `model.layers.0.weight`."""
+    found: dict[str, Tensor] = {}
+
+    def walk(part: Any, place: str) -> None:
+        if isinstance(part, Tensor):
+            found[place] = part
+        elif isinstance(part, Mapping):
+            for key, value in part.items():
+                walk(value, f"{place}.{key}" if place else str(key))
+        elif isinstance(part, (list, tuple)):
+            for index, value in enumerate(part):
+                walk(value, f"{place}[{index}]")
+
+    walk(tree, where)
+    return found
