@@ -32,7 +32,16 @@ setup(
         "tensorboard",
     ],
     extras_require={
-        "test": ["lion-pytorch", "pytest", "jsonschema", "pexpect", "setuptools>=70.1"],
+        "test": [
+            "accelerate",
+            "lion-pytorch",
+            "pytest",
+            "jsonschema",
+            "pexpect",
+            "pytorch-lightning",
+            "setuptools>=70.1",
+            "transformers>=5.20",
+        ],
         "dev": ["ruff", "mypy", "types-PyYAML", "types-jsonschema", "types-setuptools"],
     },
     entry_points={"console_scripts": ["hpckit = hpckit.cli:main"]},

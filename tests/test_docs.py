@@ -25,7 +25,9 @@ def test_every_command_is_documented_with_its_help():
     assert written == module.text(), "run: make docs"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/runs.md", "docs/spec.md", "docs/cluster.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/runs.md", "docs/spec.md", "docs/training.md", "docs/cluster.md"]
+)
 def test_every_command_in_the_docs_exists(page):
     text = (REPOSITORY / page).read_text()
     named = set(re.findall(r"(?:`|\$ |\()hpckit ([a-z]+)", text))
@@ -34,7 +36,15 @@ def test_every_command_in_the_docs_exists(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/spec.md", "docs/cluster.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/spec.md",
+        "docs/cluster.md",
+        "docs/training.md",
+        "docs/watch.md",
+    ],
 )
 def test_every_link_in_the_docs_leads_somewhere(page):
     path = REPOSITORY / page

@@ -44,7 +44,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "exit_code": state.exit_code,
         "gpu_hours": {
             "used": round(used, 3),
-            "lost": round(lost, 3),
+            "lost": round(lost, 6),
             "limit": spec.limits.gpu_hours,
             "unit": unit_name(spec),
         },

@@ -11,30 +11,45 @@ LOOKED_AT = 16
 
 
 class DataReadings:
-    """Collects the numbers of one pass."""
+    """Collects the numbers of one pass; what has not changed is not said again."""
 
     def __init__(self) -> None:
-        self.values: dict[str, float] = {}
+        self._waited = 0.0
+        self._size: float | None = None
         self._print: float | None = None
+        self._expected: int | None = None
+        self._said: tuple[float | None, int | None] = (None, None)
 
     def note(self, batch: Any, waited_s: float, expected: int | None) -> None:
         """A batch was handed out."""
-        values = self.values
-        values["time/data"] = values.get("time/data", 0.0) + waited_s
+        self._waited += waited_s
+        self._expected = expected
         first = first_tensor(batch)
-        if first is None:
-            return
-        values["data/size"] = values.get("data/size", 0.0) + float(
-            first.shape[0] if first.dim() else 1
-        )
-        found = fingerprint(first)
-        if found is not None:
-            values["data/batch"] = found
-        if expected is not None:
-            values["data/expected"] = float(expected)
+        if first is not None:
+            self._size = (self._size or 0.0) + (first.shape[0] if first.dim() else 1)
+            self._print = fingerprint(first)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is collected of a pass that is not over."""
+        return {"waited": self._waited, "size": self._size, "print": self._print}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._waited = state.get("waited", 0.0)
+        self._size, self._print = state.get("size"), state.get("print")
 
     def take(self) -> dict[str, float]:
-        values, self.values = self.values, {}
+        values = {"time/data": self._waited}
+        if self._print is not None:
+            values["data/batch"] = self._print
+        size, expected = self._size, self._expected
+        # An empty batch, and one of a single item, rules must see each time.
+        if (size, expected) != self._said or (size is not None and size < 2):
+            self._said = (size, expected)
+            if size is not None:
+                values["data/size"] = float(size)
+            if expected is not None:
+                values["data/expected"] = float(expected)
+        self._waited, self._size, self._print = 0.0, None, None
         return values
 
 

@@ -22,6 +22,12 @@ class Ends:
         self._before = signal.signal(signal.SIGTERM, self._note)
         self._installed = True
 
+    def remove(self) -> None:
+        """The loop is over: from here on the signal does what it did before."""
+        if self._installed and signal.getsignal(signal.SIGTERM) == self._note:
+            signal.signal(signal.SIGTERM, self._before)
+            self._installed = False
+
     def _note(self, number: int, frame: Any) -> None:
         self.asked = True
         if callable(self._before):

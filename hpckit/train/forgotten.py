@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from hpckit.train.registry import Registry
+from hpckit.train.registry import Registry, all_schedules
 
 # So many steps without any step of a schedule, and an epoch's end among them.
 STEPS = 100
@@ -60,5 +60,7 @@ class Forgotten:
                 yield f"{name} was never stepped: the learning rate stays as it is"
 
 
-def _count(schedule: Any) -> int:
-    return int(getattr(schedule, "_step_count", 0))
+def _count(schedule: Any) -> list[tuple[int, int]]:
+    """Changes with every step: some kinds leave one of the two as it is, or both to their parts."""
+    parts = all_schedules(schedule)
+    return [(getattr(each, "_step_count", 0), getattr(each, "last_epoch", 0)) for each in parts]

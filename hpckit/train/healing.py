@@ -59,6 +59,11 @@ class Healer:
                 plan = Plan.from_json(event.data["plan"])
                 step = int(event.data["step"])
                 self.history.append(Past(incident=incident, plan=plan, step=step, healthy=0))
+            elif event.kind == "stopped" and self.history:
+                # Whoever started it again after that has looked at it: the budget is full.
+                last = self.history[-1]
+                plan = Plan(do="stop", reason=str(event.data.get("reason", "")))
+                self.history.append(dataclasses.replace(last, plan=plan, healthy=0))
 
     def _close(self, step: int) -> None:
         """The last restart has come as far as this."""

@@ -17,8 +17,14 @@ from hpckit.checkpoint.names import Segment
 from hpckit.checkpoint.store import Store
 from hpckit.spec.parts import Checkpoint as Settings
 from hpckit.train.saving import PAUSE_S, STATE, Saver, Task
-from hpckit.train.snapshots import Ring, Snapshot, Taker, first_bad, how_many_fit
-from hpckit.train.tree import tensors_of
+from hpckit.train.snapshots import (
+    Ring,
+    Snapshot,
+    Taker,
+    first_bad,
+    how_many_fit,
+    live_tensors,
+)
 
 # Steps between two snapshots in memory: with 100 steps to confirm one, at most 150 are replayed.
 MEMORY_EVERY = 50
@@ -58,7 +64,7 @@ class Keeper:
         )
         # Steps that were not healthy, as long as a state of before waits to be confirmed.
         self.bad_steps: list[int] = []
-        self._sized = False
+        self._newest: Path | None = None
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._saved_epoch = 0
@@ -105,20 +111,26 @@ class Keeper:
         *,
         why: str | None,
         about: dict[str, Any],
+        plain: dict[str, Any],
+        good: bool = False,
         sharded: Callable[[Path], Callable[[], str | None]] | None = None,
     ) -> Snapshot:
         """Keep the state after a step: in memory, and on disk where there is a reason."""
         snapshot = self.taker.take(step, state, own)
-        snapshot.about = about
-        snapshot.good = True if step == 0 else None
+        snapshot.about, snapshot.plain = about, plain
+        snapshot.good = True if good or step == 0 else None
         if why is not None:
             self.taker.hold(snapshot)
-        self.ring.add(snapshot)
-        if step > 0 and not self._sized:
-            self._size(snapshot)
+        if sharded is None:
+            self.ring.add(snapshot)
+        else:
+            # What is here of it is not all that one would have to go back to.
+            self.taker.drop(snapshot)
         if why is not None:
             folder = self.store.folder / f"step-{step:08d}.{self.segment.tag}"
-            later = sharded(folder / "sharded") if sharded is not None else None
+            # An epoch's end after its last step has the same folder: there it is already.
+            is_new, self._newest = folder != self._newest, folder
+            later = sharded(folder / "sharded") if sharded is not None and is_new else None
             self.saver.save(
                 Task(snapshot=snapshot, segment=self.segment, why=why, about=about, sharded=later)
             )
@@ -126,10 +138,10 @@ class Keeper:
             self._saved_epoch = about.get("epoch", 0)
         return snapshot
 
-    def _size(self, snapshot: Snapshot) -> None:
+    def make_room(self, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Now that the optimizers have their moments: how many of these fit into memory."""
-        self._sized = True
-        size = sum(each.numel() * each.element_size() for each in snapshot.buffers)
+        live = live_tensors(state, own)
+        size = sum(each.numel() * each.element_size() for each in live)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         fit = how_many_fit(size, here)
         if self.world_size > 1:
@@ -141,7 +153,7 @@ class Keeper:
         # One more is being written; with fewer than three none would live to be good.
         self.ring.capacity = fit - 1 if fit >= 4 else 0
         if self.ring.capacity:
-            self.taker.buffers.prepare(snapshot.buffers, min(self.ring.capacity, 3))
+            self.taker.buffers.prepare(live, self.ring.capacity + 1)
         else:
             self.ring.drop_all()
             self.tell("the state does not fit into memory again: a rollback reads it from disk")
@@ -160,7 +172,9 @@ class Keeper:
         for snapshot in self.ring.all:
             if snapshot.good is None and snapshot.step <= most - self._bad_since(snapshot.step):
                 snapshot.good = True
-        if self.rank != 0 or not self.saver.undecided:
+        failed = self.saver.failed_at
+        pauses = failed is not None and time.monotonic() - failed < PAUSE_S
+        if self.rank != 0 or not self.saver.undecided or pauses:
             return
         for checkpoint in list(self.saver.undecided):
             if checkpoint.step <= most - self._bad_since(checkpoint.step):
@@ -199,8 +213,7 @@ class Keeper:
             if found is None or found.step < least:
                 return None
             found.wait()
-            tensors = tensors_of(found.state) | tensors_of(found.own)
-            if first_bad(tensors, self.saver.never_finite) is None:
+            if first_bad(found.tensors(), self.saver.never_finite) is None:
                 return found
             found.good = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hpckit.errors import UsageError
 from hpckit.train.best import Best, Mode
+from hpckit.train.feed.generators import set_epoch
+from hpckit.train.feed.length import promised
 from hpckit.train.params import Params
 from hpckit.train.ranks import Ranks
 
@@ -30,6 +32,7 @@ class Outside:
         self._best = Best()
         self._nested = False
         self._stopping = False
+        self._has_stepped = False
         self._left: int | None = None
 
     def register(self, clip: Any = None, **things: Any) -> None:
@@ -57,12 +60,13 @@ class Outside:
         return self._left <= 0
 
     def epochs(self, number: int) -> Iterator[int]:
-        self._nested = True
-        for self.epoch in range(number):
-            if self._stopping:
-                break
-            yield self.epoch
-        self._nested = False
+        self._nested, self._stopping, self.epoch = True, False, 0
+        try:
+            while self.epoch < number and not self._stopping:
+                yield self.epoch
+                self.epoch += 1
+        finally:
+            self._nested = False
 
     def batches(
         self,
@@ -72,27 +76,34 @@ class Outside:
         accumulate: int = 1,
         progress: bool | None = None,
     ) -> Iterator[Any]:
-        for epoch in range(1 if self._nested or epochs is None else epochs):
-            if not self._nested:
-                self.epoch = epoch
-            sampler: Any = getattr(loader, "sampler", None)
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(self.epoch)
-            self._left = len(loader) if isinstance(loader, Sized) else None
-            batches = iter(loader)
-            while taken := list(islice(batches, accumulate)):
-                if self._left is not None:
-                    self._left -= len(taken)
-                yield taken if accumulate > 1 else taken[0]
-                self._close_pass()
-                if self._stopping:
-                    return
+        if self._nested:
+            yield from self._one_epoch(loader, accumulate)
+            return
+        self._stopping, self.epoch = False, 0
+        while self.epoch < (1 if epochs is None else epochs) and not self._stopping:
+            yield from self._one_epoch(loader, accumulate)
+            if not self._stopping:
+                self.epoch += 1
+
+    def _one_epoch(self, loader: Iterable[Any], accumulate: int) -> Iterator[Any]:
+        set_epoch(loader, self.epoch)
+        self._left = promised(loader)
+        batches = iter(loader)
+        while taken := list(islice(batches, accumulate)):
+            if self._left is not None:
+                self._left -= len(taken)
+            yield taken if accumulate > 1 else taken[0]
+            self._close_pass()
+            if self._stopping:
+                return
 
     def _close_pass(self) -> None:
         for scaler in self._scalers.values():
             scaler.update()
         self._scalers.clear()
-        self.step_number += 1
+        # Several passes may make one step.
+        self.step_number += self._has_stepped
+        self._has_stepped = False
 
     def step(
         self,
@@ -102,6 +113,7 @@ class Outside:
         scaler: Any = None,
         closure: Callable[[], Any] | None = None,
     ) -> None:
+        self._has_stepped = True
         optimizer = self._optimizers[0] if optimizer is None else optimizer
         if scaler is not None:
             scaler.step(optimizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -23,6 +23,22 @@ class Params(dict[str, Any]):
     def get(self, key: str, default: Any = None) -> Any:
         self._read.add(key)
         return super().get(key, default)
+
+    # Who takes all of them has read each; without an __iter__ of its own, `f(**params)` asks none.
+
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self._read.update(self)
+        return super().items()
+
+    def values(self) -> Any:
+        self._read.update(self)
+        return super().values()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())
 
     def forget(self, path: str) -> None:
         """From now on it counts whether a parameter is read again."""

@@ -68,7 +68,10 @@ class Registry:
         kind = kind_of(thing)
         self.things[name] = thing
         if kind == "optimizer":
-            self.given[name] = [float(group["lr"]) for group in thing.param_groups]
+            # A schedule that warms up has made the rate itself something else, zero maybe.
+            self.given[name] = [
+                float(group.get("initial_lr", group["lr"])) for group in thing.param_groups
+            ]
         if name in self.unclaimed:
             self.load({name: self.unclaimed.pop(name)})
 
@@ -86,6 +89,26 @@ class Registry:
                     found[name]["given"] = self.given[name]
         return found
 
+    def gradients(self) -> dict[str, dict[str, Tensor]]:
+        """What passes have gathered whose step is still to come, by model and parameter."""
+        return {
+            name: {
+                plain_name(key): each.grad
+                for key, each in module.named_parameters()
+                if each.grad is not None
+            }
+            for name, module in self.of_kind("module").items()
+        }
+
+    @torch.no_grad()
+    def put_gradients(self, gradients: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Put them back; where there were none, those that are there are left as they are."""
+        for name, found in gradients.items():
+            for key, each in self.of_kind("module").get(name, nn.Module()).named_parameters():
+                if plain_name(key) in found:
+                    each.grad = torch.zeros_like(each)
+                    local_part(each.grad).copy_(found[plain_name(key)])
+
     def load(self, items: Mapping[str, Any], *, again: bool = False) -> None:
         """Put state back; `again`: it is this very process's own, taken earlier."""
         for name, item in items.items():
@@ -93,16 +116,16 @@ class Registry:
             if thing is None:
                 self.unclaimed[name] = item
                 continue
-            kind, state = kind_of(thing), unpacked(item["state"])
+            kind, state = kind_of(thing), item["state"]
             if kind != item["kind"]:
                 raise DoesNotFit(f"{name} was a {item['kind']} when it was saved, now a {kind}")
             if kind == "module":
-                _load_module(name, thing, state)
+                _load_module(name, thing, unpacked(state))
             elif kind == "optimizer":
                 _load_optimizer(name, thing, state, in_place=again)
             else:
                 # Whatever it is, it may keep what it is given.
-                thing.load_state_dict(mapped(state, lambda each: each.clone()))
+                thing.load_state_dict(unpacked(mapped(state, lambda each: each.clone())))
         if not again:
             self._follow_the_script(items)
 
@@ -120,7 +143,7 @@ class Registry:
                 for key in set(RATES) & set(group):
                     group[key] = group[key] * factor
             for schedule in self.of_kind("schedule").values():
-                for each in _all_schedules(schedule):
+                for each in all_schedules(schedule):
                     if each.optimizer is self.things[name]:
                         _scale_schedule(each, factors)
             told = f"learning rate of {name}: the script says {now[0]:.3g} now"
@@ -217,11 +240,11 @@ def local_part(tensor: Tensor) -> Tensor:
     return found
 
 
-def _all_schedules(schedule: Any) -> Iterator[Any]:
+def all_schedules(schedule: Any) -> Iterator[Any]:
     """A schedule, and those that it is made of."""
     yield schedule
     for each in getattr(schedule, "_schedulers", ()):
-        yield from _all_schedules(each)
+        yield from all_schedules(each)
 
 
 def _scale_schedule(schedule: Any, factors: list[float]) -> None:

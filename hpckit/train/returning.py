@@ -13,6 +13,7 @@ from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.train.healing import Stopped
 from hpckit.train.keeper import Keeper, loaded
+from hpckit.train.place import Window
 from hpckit.train.sharded import FOLDER, Sharded
 from hpckit.train.snapshots import Snapshot, all_bad
 from hpckit.train.tree import tensors_of
@@ -53,16 +54,22 @@ class Returning:
             "metrics": {k: v for k, v in session.best_values.values.items() if math.isfinite(v)},
             "params": self._parameters(),
         }
-        snapshot = keeper.take(
+        keeper.take(
             step,
             session.shared_state(sharded=self._is_sharded),
             session.own_state(),
             why=why,
             about=about,
+            plain={} if why is None else session.plain_state(),
+            good=is_good,
             sharded=self.sharded.save if self._is_sharded else None,
         )
-        if is_good:
-            snapshot.good = True
+
+    def make_room(self) -> None:
+        """After the first step, when all state is there: memory for going back."""
+        if not self._is_sharded:
+            session = self.session
+            self.keeper.make_room(session.shared_state(sharded=False), session.own_state())
 
     def _parameters(self) -> int:
         models = self.session.registry.of_kind("module").values()
@@ -77,7 +84,7 @@ class Returning:
         events = around.events()
         found = None
         if ranks.rank == 0:
-            found = self._newest(events)
+            found = session.chosen or self._newest(events)
             retention.clean(around.store, around.segment)
         chosen: Checkpoint | None = ranks.told(found)
         segment = {"attempt": around.attempt, "launch": around.launch, "rollbacks": 0}
@@ -96,9 +103,13 @@ class Returning:
         ]
         for plan in session.healer.plans[chosen.changes :]:
             session.healer.change_steps(plan, session.stepper)
+        left_out = _left_out(events, chosen.changes, session.place.loop)
+        session.place.skip = sorted({*session.place.skip, *left_out})
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
-        self.take(None)
+        # A fork's is another run's: this one needs one of its own to go back to.
+        is_own = chosen.path.parent == self.keeper.store.folder
+        self.take(None if is_own else "start", is_good=chosen.is_good)
         return True
 
     def _newest(self, events: list[Event]) -> Checkpoint | None:
@@ -161,6 +172,7 @@ class Returning:
             plan=plan.to_json(),
             changed=said,
             skipped=[list(window) for window in windows],
+            loop=session.place.loop,
             number=len(session.healer.plans),
         )
         took = time.perf_counter() - began
@@ -191,6 +203,13 @@ class Returning:
         session.teller.say(f"stopped: {reason}")
         session.close()
         raise Stopped(reason)
+
+
+def _left_out(events: list[Event], changes: int, loop: int) -> list[Window]:
+    """Batches that rollbacks left out which a state knows nothing of: it was saved before them."""
+    backs = [each.data for each in events if each.kind == "rollback" and "plan" in each.data]
+    mine = [about for about in backs[changes:] if about.get("loop", loop) == loop]
+    return [(epoch, a, b) for about in mine for epoch, a, b in about.get("skipped", ())]
 
 
 def _unfinished(events: list[Event]) -> Plan | None:

@@ -8,6 +8,7 @@ takes for one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import queue
@@ -70,7 +71,11 @@ class Saver:
     # Written in this process and not confirmed yet; rank 0's business.
     undecided: list[Checkpoint] = field(default_factory=list)
     failed_at: float | None = None
+    # What was told of it: a disk that stays full is one story.
+    _trouble: str | None = None
     last: Checkpoint | None = None
+    # The newest folder that a save was for.
+    _tried: Path | None = None
     _tasks: queue.Queue[Callable[[], None] | None] = field(default_factory=queue.Queue)
     _busy: int = 0
     _thread: threading.Thread | None = None
@@ -125,10 +130,14 @@ class Saver:
 
     def _save(self, task: Task) -> None:
         try:
+            if self._folder(task) == self._tried:
+                self._again(task)
+                return
+            self._tried = self._folder(task)
             for chance in (1, 2):
                 try:
                     self._write(task)
-                    self.failed_at = None
+                    self._works_again(task)
                     return
                 except OSError as error:
                     self._clean(task)
@@ -137,13 +146,34 @@ class Saver:
                     self.failed_at = time.monotonic()
                     where = error.filename or self.store.folder
                     what = error.strerror or str(error)
-                    self.tell(
+                    self._tell_trouble(
+                        what,
                         f"the checkpoint of step {task.snapshot.step} could not be written: "
-                        f"{where}: {what}; the training goes on without it"
+                        f"{where}: {what}; the training goes on without it, and tries again",
                     )
                     return
         finally:
             self.drop(task.snapshot)
+
+    def _tell_trouble(self, what: str, text: str) -> None:
+        if what != self._trouble:
+            self._trouble = what
+            self.tell(text)
+
+    def _works_again(self, task: Task) -> None:
+        if self._trouble is not None:
+            self.tell(f"checkpoints can be written again: step {task.snapshot.step}")
+        self.failed_at = self._trouble = None
+
+    def _again(self, task: Task) -> None:
+        """An epoch's end after its last step: the weights are there, and may be the best now.
+
+        No file is written anew: one rank's would meet others of the first time.
+        """
+        made = manifest.read(self._folder(task)) if self.rank == 0 else None
+        if made is not None and task.about.get("best"):
+            metrics = task.about.get("metrics", {})
+            manifest.write(dataclasses.replace(made, best=True, metrics=metrics))
 
     def _folder(self, task: Task) -> Path:
         return self.store.folder / folder_name(task.snapshot.step, task.segment)
@@ -158,11 +188,11 @@ class Saver:
             return
         folder.mkdir(parents=True, exist_ok=True)
         snapshot.wait()
-        parts = {f"rank-{self.rank}.pt": snapshot.own}
+        parts = {f"rank-{self.rank}.pt": {**snapshot.own, **snapshot.plain}}
         if self.rank == 0:
             parts[STATE] = {"format": manifest.FORMAT, **snapshot.state}
         files = {name: _written(folder / name, part) for name, part in parts.items()}
-        bad = first_bad(tensors_of(snapshot.state) | tensors_of(snapshot.own), self.never_finite)
+        bad = first_bad(snapshot.tensors(), self.never_finite)
         if task.sharded is not None:
             bad = task.sharded() or bad
             if self.rank == 0:
@@ -197,8 +227,8 @@ class Saver:
         fsync_folder(self.store.folder)
         self.last = made
         if made.finite:
-            if made.step == 0:
-                self._confirm(made, 0)
+            if task.snapshot.good:
+                self._confirm(made, made.step)
             else:
                 self.undecided.append(made)
         else:
@@ -227,7 +257,8 @@ class Saver:
             # Room may come back: it is tried again at the next boundary.
             self.undecided.append(checkpoint)
             self.failed_at = time.monotonic()
-            self.tell(f"{checkpoint.name} could not be marked as good: {error.strerror or error}")
+            what = error.strerror or str(error)
+            self._tell_trouble(what, f"{checkpoint.name} could not be marked as good: {what}")
             return
         self.undecided = [each for each in self.undecided if each.path != checkpoint.path]
         self._retain(step)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.errors import UsageError
 from hpckit.monitor import reading as names
 from hpckit.monitor.incident import Incident
@@ -34,6 +35,7 @@ from hpckit.train.best import Best, Mode
 from hpckit.train.clip import Clip
 from hpckit.train.data_readings import DataReadings
 from hpckit.train.ends import Ends
+from hpckit.train.facts import Planned, of_devices, of_schedules
 from hpckit.train.feed import Feed
 from hpckit.train.forgotten import STEPS, Forgotten
 from hpckit.train.healing import Healer, of_spec
@@ -45,6 +47,7 @@ from hpckit.train.returning import Returning
 from hpckit.train.stepper import Stepper
 from hpckit.train.surroundings import Surroundings
 from hpckit.train.telling import Teller
+from hpckit.train.tree import mapped, unpacked
 
 # What run.register takes beside things to save.
 CLIP = "clip"
@@ -88,9 +91,14 @@ class Session:
         self._stopping = False
         self._forgotten: Forgotten | None = None
         self._stepped_at = 0
+        self._late_scaler: Any = None
+        # Whether there are gradients and readings of passes whose step is still to come.
+        self._has_parts = False
         self._random: dict[str, Any] | None = None
         # Targets of before the present loop are another loop's.
         self.least = 0
+        # Where to go on, if that had to be known before all was registered.
+        self.chosen: Checkpoint | None = None
 
     # What a person says at first.
 
@@ -266,6 +274,7 @@ class Session:
             self._keep("epoch", is_good=True)
         self._epochs_wanted = epochs
         self._stopping = False
+        self._ends.install()
         return True
 
     def _begin(self) -> None:
@@ -279,11 +288,13 @@ class Session:
         self._keeper.saver.settle = self._settle
         self._returning = Returning(self, self._keeper, self._around)
         resumed = self._returning.resume()
-        self._ends.install()
         atexit.register(self.close)
         if not resumed:
             self._keep("start")
         self._stepped_at = stepper.step_number
+        self._planned = Planned(self.registry, stepper)
+        gpus = self._around.spec.resources.gpus * self._around.spec.resources.nodes
+        stepper.log(**of_devices(stepper, gpus), **of_schedules(self.registry))
 
     def _settle(self) -> None:
         """Readings wait a second for company: a kill would leave a gap before a checkpoint."""
@@ -316,8 +327,10 @@ class Session:
         self, feed: Feed, batches: Iterator[Any], accumulate: int
     ) -> Generator[Any, None, bool]:
         """Hand out batches, and do what is to be done after each pass; whether it went back."""
+        # Of several passes that make one step, the first one's.
+        first = feed.taken
         while True:
-            began, first = time.perf_counter(), feed.taken
+            began = time.perf_counter()
             taken = list(islice(batches, accumulate))
             if not taken:
                 self.place.taken = feed.taken
@@ -326,26 +339,30 @@ class Session:
             for batch in taken:
                 self._data.note(batch, waited / len(taken), feed.length)
             yield taken if accumulate > 1 else taken[0]
+            is_step = self.stepper.has_stepped
             if self._between(feed, first):
                 return True
             if self._stopping:
                 return False
+            first = feed.taken if is_step else first
 
     # Between two passes.
 
     def _between(self, feed: Feed, first: int) -> bool:
         """Close the pass; whether the run went back."""
         stepper = self.stepper
-        if not stepper.has_stepped:
-            # A part of an accumulation: its gradients are no state that could be saved.
+        self._has_parts = not stepper.has_stepped
+        if self._has_parts:
+            # A part of an accumulation: the state is saved after its step, or at the epoch's end.
             return False
         self.place.taken = feed.taken
         self.trail.add(stepper.step_number, self.place.epoch, first, feed.taken)
         self._ask()
-        for name, value in self._data.take().items():
-            stepper.log(**{name: value})
-        stepper.log(epoch=self._epoch_now(feed))
+        stepper.log(epoch=self._epoch_now(feed), **self._data.take(), **self._planned.now)
         incidents = stepper.end()
+        if self._late_scaler is not None:
+            self.registry.add("scaler", self._late_scaler)
+            self._late_scaler = None
         keeper = self._kept
         for step, healthy in stepper.judged:
             keeper.note(step, healthy=healthy)
@@ -355,6 +372,7 @@ class Session:
         if stepper.judged:
             keeper.confirm(stepper.judged[-1][0] + 1)
         self._obey()
+        self._planned.look()
         self._look_once()
         self._show()
         return False
@@ -393,17 +411,22 @@ class Session:
                 self.teller.incident(incident, self._around.attempt)
         acting = [each for each in incidents if each.acts]
         shared = [each for each in acting if each.kind in NUMERIC]
+        agreed = self.stepper.agreed
         if shared:
+            self._own_act = None
+            agreed.discard("wish/back")
             return shared[0]
         if self.ranks.size == 1:
             return acting[0] if acting else None
         if acting:
             # A rule judges by this rank's own numbers: the others must hear of it first.
             self._own_act = acting[0]
-        if "wish/back" in self.stepper.agreed:
+        if "wish/back" in agreed:
+            agreed.discard("wish/back")
             own, self._own_act = self._own_act, None
             found = self.ranks.gathered(own.to_json() if own is not None else None)
-            return Incident.from_json(next(each for each in found if each is not None))
+            # None, where the wish was repeated on its way and granted meanwhile.
+            return next((Incident.from_json(each) for each in found if each is not None), None)
         return None
 
     def _obey(self) -> None:
@@ -438,9 +461,11 @@ class Session:
             return
         steps = self.stepper.step_number - self._stepped_at
         if steps == 1:
+            self._returning.make_room()
             for text in self._forgotten.after_a_step():
                 self.teller.say(f"warning: {text}")
-        if steps == STEPS or (steps > 1 and self.place.taken == 0):
+        if steps == STEPS and self._epochs_wanted == 1:
+            # Of several epochs, each may have a schedule's step at its end.
             self._look_at_schedules()
 
     def _look_at_schedules(self) -> None:
@@ -480,7 +505,8 @@ class Session:
             return
         stepper.log(**{"data/batches": float(taken)})
         stepper.end_epoch()
-        if self._stepped_at < stepper.step_number and self.place.epoch > 1:
+        steps = stepper.step_number - self._stepped_at
+        if steps >= STEPS or (steps > 0 and self.place.epoch > 1):
             self._look_at_schedules()
         due = self._kept.is_due(stepper.step_number, self.place.epoch)
         why = self.ranks.told(self._why or ("every" if due else None))
@@ -496,6 +522,11 @@ class Session:
         self._keep("end")
         self._kept.saver.wait()
         self.teller.progress.end()
+        self._ends.remove()
+        if any(self.ranks.gathered(self._ends.asked)):
+            # After the last pass; all is saved.
+            self.close()
+            raise SystemExit(TERMINATED)
         for path in self.healer.unread():
             self.teller.say(f"warning: params.{path} was changed, and nothing has read it since")
 
@@ -512,9 +543,13 @@ class Session:
         """Measure, gate, clip, step: no gradient is zeroed here, and no schedule moved."""
         if self._keeper is None:
             self._without_batches(optimizer)
-        if scaler is not None and scaler not in self.registry.things.values():
-            self.registry.add("scaler", scaler)
+        if scaler is not None and all(each is not scaler for each in self._scalers()):
+            # Not yet: what a checkpoint has for it is another scale than this loss's.
+            self._late_scaler = scaler
         self.stepper.step(optimizer, loss=loss, scaler=scaler, closure=closure)
+
+    def _scalers(self) -> Iterable[Any]:
+        return self.registry.of_kind("other").values()
 
     def _without_batches(self, optimizer: Any) -> None:
         """A loop of one's own: a pass is over when an optimizer's turn comes again."""
@@ -577,13 +612,24 @@ class Session:
         place = self.place.state_dict()
         if self._is_open and self._feed is not None:
             place["begun"] = self._feed.state_dict()
-        return {
+        state = {
             "random": random_states.capture(),
             "place": place,
-            "stepper": self.stepper.state_dict(),
             "items": self.registry.take(("other",)),
             "values": dict(self.values),
             "best": self.best_values.state_dict(),
+        }
+        if self._has_parts:
+            state["parts"] = {
+                "gradients": self.registry.gradients(),
+                "data": self._data.state_dict(),
+            }
+        return state
+
+    def plain_state(self) -> dict[str, Any]:
+        """What watches, and remembers: who goes back in this process has it still."""
+        return {
+            "stepper": self.stepper.state_dict(),
             "bad_steps": list(self._kept.bad_steps),
         }
 
@@ -591,14 +637,24 @@ class Session:
         """Put state back; `again`: into the process that it was taken in."""
         self.registry.load(shared["items"], again=again)
         self.registry.load(own["items"], again=again)
+        # Copies: the program may change these in place, and a snapshot may be gone back to twice.
+        values, place = (
+            mapped(own[name], lambda each: each.clone()) for name in ("values", "place")
+        )
         self.values.clear()
-        self.values.update(own["values"])
+        self.values.update(unpacked(values))
         self.best_values.load_state_dict(own["best"])
-        self.place = Place.of(own["place"])
+        self.place = Place.of(place)
         random_states.restore(own["random"])
+        parts = own.get("parts", {})
+        self._has_parts = bool(parts)
+        self.registry.put_gradients(parts.get("gradients", {}))
+        self._data.load_state_dict(parts.get("data", {}))
         # Opening an epoch in its midst draws: then they are put back once more.
         self._random = own["random"] if self.place.begun is not None else None
         if again:
+            # What was the best has not happened.
+            self._why = None if self._why == "best" else self._why
             self.stepper.went_back(shared["step"])
         else:
             self.stepper.load_state_dict(own["stepper"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Sharded:
         self._registry = registry
         # Saving goes on beside the training: its messages need a group of their own.
         self._group: Any = None
+        self._saving: Any = None
 
     @property
     def any(self) -> bool:
@@ -61,7 +63,11 @@ class Sharded:
         state = self._state()
         local = {name: local_part(each) for name, each in tensors_of(state).items()}
         bad = first_bad(local)
+        if self._saving is not None:
+            # Two at a time would take each other's messages, and wait for ever.
+            futures.wait([self._saving])
         future: Any = async_save(state, checkpoint_id=folder, process_group=self._group)
+        self._saving = future
 
         def wait() -> str | None:
             future.result()

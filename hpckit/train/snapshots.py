@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hpckit.train.registry import local_part
-from hpckit.train.tree import mapped
+from hpckit.train.tree import mapped, tensors_of
 
 # A share of the memory that is free; the rest belongs to the training.
 SHARE = 0.25
@@ -32,6 +32,8 @@ class Snapshot:
     state: dict[str, Any]
     own: dict[str, Any]
     buffers: list[Tensor]
+    # Numbers and texts of this rank that only a checkpoint on disk needs.
+    plain: dict[str, Any] = field(default_factory=dict)
     # None while it is undecided.
     good: bool | None = None
     # Who else still reads it: a writer.
@@ -44,6 +46,11 @@ class Snapshot:
         """Before the host reads it."""
         if self.copied is not None:
             self.copied.synchronize()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What must be finite; a person's own values may be what they like."""
+        own = {name: each for name, each in self.own.items() if name != "values"}
+        return tensors_of(self.state) | tensors_of(own)
 
 
 class Buffers:
@@ -104,19 +111,7 @@ class Taker:
     @torch.no_grad()
     def take(self, step: int, state: dict[str, Any], own: dict[str, Any]) -> Snapshot:
         """Copy every tensor to host memory; the loop waits for no more than that."""
-        places: dict[tuple[Any, ...], int] = {}
-        live: list[Tensor] = []
-
-        def placed(tensor: Tensor) -> _Place:
-            tensor = _plain(tensor)
-            # Tied weights are one tensor with two names.
-            key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-            if tensor.numel() == 0 or key not in places:
-                places[key] = len(live)
-                live.append(tensor)
-            return _Place(places[key])
-
-        trees = mapped({"state": state, "own": own}, placed)
+        trees, live = _taken_apart({"state": state, "own": own})
         buffers = self.buffers.take(live)
         if live:
             torch._foreach_copy_(buffers, live, non_blocking=True)
@@ -135,6 +130,28 @@ class Taker:
             is_free = snapshot.users < 0
         if is_free:
             self.buffers.give(snapshot.buffers)
+
+
+def _taken_apart(tree: dict[str, Any]) -> tuple[Any, list[Tensor]]:
+    """The containers, with places in them for the tensors, and these."""
+    places: dict[tuple[Any, ...], int] = {}
+    live: list[Tensor] = []
+
+    def placed(tensor: Tensor) -> _Place:
+        tensor = _plain(tensor)
+        # Tied weights are one tensor with two names.
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        if tensor.numel() == 0 or key not in places:
+            places[key] = len(live)
+            live.append(tensor)
+        return _Place(places[key])
+
+    return mapped(tree, placed), live
+
+
+def live_tensors(state: dict[str, Any], own: dict[str, Any]) -> list[Tensor]:
+    """The tensors that a snapshot of these would copy."""
+    return _taken_apart({"state": state, "own": own})[1]
 
 
 class _Place:
@@ -237,6 +254,9 @@ class Ring:
             self._drop(self._least_useful())
 
     def _least_useful(self) -> Snapshot:
+        bad = next((each for each in self.all if each.good is False), None)
+        if bad is not None:
+            return bad
         good = [each for each in self.all if each.good]
         # The older of the undecided is the first to be good: the newest has to wait for it.
         return good[0] if len(good) >= 2 else self.all[-1]

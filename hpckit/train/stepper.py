@@ -100,6 +100,8 @@ class Stepper:
         self.detail_every = detail_every
         self.step_number = step
         self.epochs = {name: Epoch() for name in self.watched}
+        # Updates that were applied; told where there are several optimizers to compare.
+        self.updated = dict.fromkeys(self.watched, 0.0)
         self._sender = Sender(self.watched, lag=self.lag.steps)
         self._scalers = Scalers()
         self._gates: list[float | Tensor] = []
@@ -192,7 +194,7 @@ class Stepper:
         *,
         loss: float | Tensor | None = None,
         scale: float | None = None,
-    ) -> None:
+    ) -> Measured:
         """Measure, clip and gate what somebody else steps with: a framework's own loop."""
         name, watched = self._find(optimizer)
         if loss is not None:
@@ -200,6 +202,7 @@ class Stepper:
         measured = watched.look(limit=self.lookout.limit(name))
         self._gates.append(measured.gated)
         self._note(name, watched, measured if scale is None else measured._replace(scale=scale))
+        return measured
 
     @property
     def has_stepped(self) -> bool:
@@ -253,9 +256,13 @@ class Stepper:
             if gated is not None:
                 self.epochs[name].add(pending.step, values[keys.norm], gated=gated > 0)
                 if not gated:
+                    self.updated[name] += 1
                     watched.clip.accept(values[keys.norm])
                     for group, clip in watched.clip.groups.items():
                         clip.accept(values.get(f"{names.GROUP}/{name}/{group}", math.nan))
+        if len(self.updated) > 1:
+            for name, count in self.updated.items():
+                values[f"updates/{name}"] = count
         reading = Reading(step=pending.step, values=values, time=pending.time)
         incidents = self.lookout.observe(reading, self._sender.detail)
         if self.sinks:
@@ -351,6 +358,7 @@ class Stepper:
             "clips": {name: each.clip.state_dict() for name, each in self.watched.items()},
             "rates": {name: each.rate for name, each in self.watched.items()},
             "epochs": {name: each.state_dict() for name, each in self.epochs.items()},
+            "updated": dict(self.updated),
             "updates": {name: each.updates.state_dict() for name, each in self.watched.items()},
         }
 
@@ -361,12 +369,13 @@ class Stepper:
         for name, each in self.watched.items():
             if name in state["clips"]:
                 each.clip.load_state_dict(state["clips"][name])
-                each.rate = state["rates"][name]
+                each.rate = state.get("rates", {}).get(name, 1.0)
                 each.updates.load_state_dict(state["updates"][name])
                 self.epochs[name].load_state_dict(state["epochs"][name])
         self._sender.used.clear()
         self._new_pass()
-        self._values.update(state["values"])
+        self.updated |= {k: v for k, v in state.get("updated", {}).items() if k in self.updated}
+        self._values.update(state.get("values", {}))
         # Whichever is loaded first: what the model holds now is what a gate goes back to.
         self.buffers.renew()
 

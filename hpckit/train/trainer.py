@@ -159,6 +159,8 @@ class Trainer:
                 torch.manual_seed(self.seed)
             self.build()
             self._register()
+            if self.validate_every is not None:
+                self.session.log(**{"every/validation": float(self.validate_every)})
             self._train()
 
     def _train(self) -> None:

@@ -71,7 +71,7 @@ def unpacked(tree: Any) -> Any:
     """What was loaded, with arrays for what was an array; tensors are the loaded ones."""
     if isinstance(tree, dict):
         if tree.keys() == {ARRAY}:
-            return tree[ARRAY].numpy()
+            return tree[ARRAY].numpy().copy()
         return type(tree)((key, unpacked(value)) for key, value in tree.items())
     if isinstance(tree, list):
         return [unpacked(each) for each in tree]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from tests.train.inside import Lives, lives
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +23,12 @@ def steady() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
+    """A run, of which a test begins one life after the other."""
+    yield from lives(tmp_path / "run", monkeypatch)
 
 
 def small_model() -> nn.Module:

@@ -115,6 +115,17 @@ class BatchByBatch(ByLength):
             yield batch
 
 
+class WithItsOwn:
+    """Takes new numbers for every batch from a generator that it owns."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(3)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(20):
+            yield [self.rng.randrange(ITEMS)]
+
+
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 

@@ -114,6 +114,23 @@ def test_whatever_wants_the_epoch_is_told() -> None:
         assert told.epoch == 5
 
 
+def test_a_part_that_is_found_twice_is_told_once() -> None:
+    told = []
+
+    class Counting(Augmented):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dataset = self
+
+        def set_epoch(self, number: int) -> None:
+            told.append(number)
+
+    dataset = Counting()
+    sampler = DistributedSampler(dataset, num_replicas=2, rank=0)
+    next(Feed(DataLoader(dataset, batch_size=4, sampler=sampler)).epoch(3))
+    assert told == [3]
+
+
 def test_taken_counts_the_batch_that_is_in_the_loops_body() -> None:
     feed = Feed(MAPS["in order"]())
     assert [feed.taken for _ in feed.epoch(0)] == [1, 2, 3, 4, 5, 6]
@@ -171,15 +188,19 @@ def test_a_sampler_that_gives_fewer_than_it_says_ends_where_it_ends() -> None:
 
 def test_a_sampler_without_end_can_be_fed_from() -> None:
     class Endless:
+        read = 0
+
         def __iter__(self) -> Iterator[int]:
             while True:
-                yield from range(ITEMS)
+                yield self.read % ITEMS
+                self.read += 1
 
-    feed = Feed(DataLoader(Augmented(), batch_size=4, sampler=Endless()))
+    feed = Feed(DataLoader(Augmented(), batch_size=4, sampler=(sampler := Endless())))
     batches = feed.epoch(0)
     taken = [next(batches)[0, 0].item() for _ in range(200)]
     assert taken == [4 * number % ITEMS for number in range(200)]
     assert feed.length is None
+    assert sampler.read < 4 * 300
 
 
 def test_a_sampler_that_draws_for_every_batch_takes_nothing_from_the_training_later_on() -> None:

@@ -23,6 +23,7 @@ from tests.train.feed_loaders import (
     BatchByBatch,
     OwnGenerator,
     Stream,
+    WithItsOwn,
     assert_continues,
     loaded,
     saved,
@@ -43,6 +44,14 @@ def test_any_iterable_goes_on_after_every_batch(name: str) -> None:
 
 def test_generators_that_a_dataset_owns_go_on() -> None:
     assert_continues(lambda: DataLoader(OwnGenerator(), batch_size=4, shuffle=True))
+
+
+def test_a_dataset_may_own_what_has_no_state() -> None:
+    dataset = OwnGenerator()
+    dataset.random = random.SystemRandom()
+    feed = Feed(DataLoader(dataset, batch_size=4))
+    next(feed.epoch(0))
+    assert list(feed.state_dict()["generators"]) == ["loader.dataset.rng", "loader.dataset.old"]
 
 
 def test_a_generator_that_loader_and_training_share_goes_on() -> None:
@@ -70,11 +79,23 @@ def test_a_generator_that_loader_and_training_share_goes_on() -> None:
     assert_same(first + rest, whole)
 
 
-def test_a_sampler_that_draws_for_every_batch_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Small parts: most of the order is made while the training draws.
-    monkeypatch.setattr(orders, "PART", 7)
+@pytest.mark.parametrize(
+    ("dataset", "sampler", "workers", "at"),
+    [
+        (Augmented, BatchByBatch, 0, None),
+        (OwnGenerator, BatchByBatch, 0, None),
+        (Augmented, WithItsOwn, 2, {2, 3, 9, 16, 25, 38}),
+    ],
+)
+def test_a_sampler_that_draws_for_every_batch_goes_on(
+    monkeypatch: pytest.MonkeyPatch, dataset: Any, sampler: Any, workers: int, at: set[int] | None
+) -> None:
+    # Small parts: most of the order is made while the training draws, and workers are ahead.
+    monkeypatch.setattr(orders, "PART", 3)
     monkeypatch.setattr(BatchByBatch, "batches", 20)
-    assert_continues(lambda: DataLoader(Augmented(), batch_sampler=BatchByBatch()))
+    assert_continues(
+        lambda: DataLoader(dataset(), batch_sampler=sampler(), num_workers=workers), at
+    )
 
 
 def test_only_what_the_epoch_began_with_is_enough_for_the_order() -> None:

@@ -26,6 +26,8 @@ from hpckit.monitor.readings.chosen import Chosen
 
 # An event takes a tenth of a millisecond: its checksum is made in Python.
 EVENTS = 4
+# What is there for the health rules, and is no curve to look at.
+NO_CURVES = ("data/batch", "data/expected", "data/size", "device/", "schedule/", "lr_planned/")
 
 _numbers = itertools.count()
 
@@ -99,6 +101,8 @@ class EventFile:
     def scalars(self, reading: Reading) -> None:
         summary = self._summary.Summary()
         for name, value in reading.values.items():
+            if name.startswith(NO_CURVES):
+                continue
             summary.value.add(tag=name, simple_value=value)
         self._add(self._at(reading, summary=summary))
 

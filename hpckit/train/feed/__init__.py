@@ -22,7 +22,7 @@ What is promised:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hpckit.errors import UsageError
@@ -67,7 +67,8 @@ class Feed:
         """
         self.restart()
         generators.set_epoch(self.loader, number)
-        self._windows = [(first, end) for epoch, first, end in self.skip if epoch == number]
+        windows = [(first, end) for epoch, first, end in self.skip if epoch == number]
+        self._windows = sorted(windows)
         self.taken = start
         new = begun is None
         outside = random_states.capture()
@@ -78,7 +79,7 @@ class Feed:
             generators.restore(self.loader, begun["generators"])
         self.begun = {key: begun[key] for key in begun if key != "now"}
         try:
-            self._source.begin(number, start, begun, self._wanted, new=new)
+            self._source.begin(number, start, begun, outside_of(windows), new=new)
         finally:
             if not new:
                 random_states.restore(outside)
@@ -93,9 +94,6 @@ class Feed:
             return None
         return {**self.begun, "now": {"taken": self.taken, **self._source.now()}}
 
-    def _wanted(self, number: int) -> bool:
-        return not any(first <= number < end for first, end in self._windows)
-
     @property
     def length(self) -> int | None:
         """Batches in an epoch, left-out ones too; None where nobody knows."""
@@ -108,7 +106,7 @@ class Feed:
         if length is None:
             return False
         number = self.taken
-        for first, end in sorted(self._windows):
+        for first, end in self._windows:
             if first <= number:
                 number = max(number, end)
         return number >= length
@@ -164,6 +162,15 @@ class Batches(Iterator[Any]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def outside_of(windows: list[tuple[int, int]]) -> Callable[[int], bool]:
+    """Whether a batch is in none of them.
+
+    No method of the feed: feed and workers would hold each other, and workers that only the
+    garbage collector finds do not hear that they may go. Torch waits 5 s for each of these.
+    """
+    return lambda number: not any(first <= number < end for first, end in windows)
 
 
 def no_batch(feed: Feed, number: int) -> UsageError:

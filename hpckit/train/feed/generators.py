@@ -36,16 +36,14 @@ def set_epoch(loader: Any, number: int) -> None:
 
 
 def find(loader: Any) -> dict[str, Any]:
-    """The generators among the attributes of the loader's parts: path -> generator, each once."""
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    for path, part in parts(loader):
-        for name, value in list(getattr(part, "__dict__", {}).items()):
-            known = isinstance(value, _kinds()) and not isinstance(value, random.SystemRandom)
-            if known and id(value) not in seen:
-                seen.add(id(value))
-                found[f"{path}.{name}"] = value
-    return found
+    """The generators among the attributes of the loader's parts, by their paths."""
+    return {
+        f"{path}.{name}": value
+        for path, part in parts(loader)
+        for name, value in getattr(part, "__dict__", {}).items()
+        # That of the system has no state.
+        if isinstance(value, _kinds()) and not isinstance(value, random.SystemRandom)
+    }
 
 
 def _kinds() -> tuple[type, ...]:

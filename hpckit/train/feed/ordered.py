@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, MapDataPipe
+from torch.utils.data import DataLoader, IterableDataset
 
 from hpckit.train.feed import generators
 from hpckit.train.feed.items import Seeded, Start
@@ -36,7 +36,7 @@ class Ordered:
         kind = type(loader)
         return (
             isinstance(loader, DataLoader)
-            and not isinstance(loader.dataset, IterableDataset | MapDataPipe)
+            and not isinstance(loader.dataset, IterableDataset)
             and kind.__iter__ is DataLoader.__iter__
             and kind._get_iterator is DataLoader._get_iterator
         )

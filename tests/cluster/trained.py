@@ -1,0 +1,53 @@
+"""The trainings that runs of these tests are: small, and slow enough to be interrupted."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import hpckit.train
+
+
+class Small(hpckit.train.Trainer):
+    """Fits a line; how long a step takes is a parameter."""
+
+    epochs = 3
+    progress = False
+
+    def build(self) -> None:
+        torch.set_num_threads(1)
+        generator = torch.Generator().manual_seed(0)
+        points = torch.randn(320, 4, generator=generator)
+        self.model = self.prepare(self.network())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
+        self.loader = self.make_loader(
+            TensorDataset(points, points.sum(dim=1, keepdim=True)), batch_size=4
+        )
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def loss(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        points, targets = batch
+        time.sleep(self.params.get("step_s", 0.0))
+        loss: torch.Tensor = (self.model(points) - targets).square().mean()
+        return loss * self.amplified()
+
+    def amplified(self) -> float:
+        return 1.0
+
+
+class Exploding(Small):
+    """Grows at the same place whatever the learning rate is: no restart heals it."""
+
+    epochs = 20
+
+    def network(self) -> nn.Module:
+        return nn.Linear(4, 1)
+
+    def amplified(self) -> float:
+        grows_since = self.session.step_number - 420
+        return float(1.3 ** max(0, grows_since))

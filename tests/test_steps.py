@@ -1,0 +1,103 @@
+"""From which step to which each attempt came, and what of it was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpckit.clock import iso
+from hpckit.ledger import Event
+from hpckit.monitor.incident import Incident
+from hpckit.monitor.reading import Reading
+from hpckit.monitor.readings.writer import ReadingsWriter
+from hpckit.run import Attempt
+from hpckit.status.steps import incidents, steps_done, stretches
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> list[Attempt]:
+    """Three; the last step that was read of each is by hand."""
+    made = []
+    for number, last in ((1, 120), (2, 260), (3, None)):
+        folder = tmp_path / f"{number:03d}"
+        folder.mkdir()
+        if last is not None:
+            writer = ReadingsWriter(folder / "readings" / "launch-1")
+            for step in range(last - 3, last):
+                writer.write(Reading(step=step, values={"train/loss": 1.0}, time=0.0))
+            writer.close()
+        made.append(Attempt(number=number, dir=folder))
+    return made
+
+
+def event(kind: str, **data: Any) -> Event:
+    return Event(time=iso(0.0), writer="w", kind=kind, data=data)
+
+
+def test_the_last_step_of_the_newest_launch_counts(attempts: list[Attempt]) -> None:
+    assert [steps_done(each) for each in attempts] == [120, 260, None]
+    writer = ReadingsWriter(attempts[0].dir / "readings" / "launch-2")
+    writer.write(Reading(step=140, values={"train/loss": 1.0}, time=0.0))
+    writer.close()
+    assert steps_done(attempts[0]) == 141
+
+
+def test_what_the_next_attempt_repeats_is_lost(attempts: list[Attempt]) -> None:
+    events = [
+        event("resumed", attempt=1, step=0),
+        event("resumed", attempt=2, step=100),
+    ]
+    found = stretches(attempts, events)
+    assert (found[1].begin, found[1].end, found[1].lost) == (0, 100, 20)
+    assert found[1].lost_share == pytest.approx(20 / 120)
+    assert (found[2].begin, found[2].end, found[2].lost) == (100, 260, 0)
+    assert (found[3].begin, found[3].end, found[3].lost_share) == (None, None, 0.0)
+
+
+def test_what_a_rollback_gave_up_is_lost_and_its_changes_are_told(attempts: list[Attempt]) -> None:
+    events = [
+        event("resumed", attempt=2, step=100),
+        event("rollback", attempt=2, from_step=200, step=150, changed=["lr 1 -> 0.5"]),
+        event("rollback", attempt=2, from_step=180, step=150, changed=["clip 1 -> 0.5"]),
+    ]
+    mine = stretches(attempts, events)[2]
+    assert mine.lost == 80
+    assert mine.changes == ["lr 1 -> 0.5", "clip 1 -> 0.5"]
+    assert mine.lost_share == pytest.approx(80 / 240)
+
+
+def test_a_second_launch_does_not_move_the_attempts_beginning(attempts: list[Attempt]) -> None:
+    events = [
+        event("resumed", attempt=1, launch=1, step=40),
+        event("resumed", attempt=1, launch=2, step=80),
+    ]
+    assert stretches(attempts, events)[1].begin == 40
+
+
+def test_events_of_attempts_that_are_not_known_are_passed_over(attempts: list[Attempt]) -> None:
+    found = stretches(attempts, [event("resumed", attempt=9, step=4), event("submit")])
+    assert found[1].begin is None
+
+
+def test_an_incident_has_the_answer_that_belongs_to_it() -> None:
+    struck = Incident(kind="explosion", step=35, answer="act", said="it grew", value=9.0).to_json()
+    other = Incident(kind="explosion", step=60, answer="act", said="again", value=9.0).to_json()
+    plan = {"do": "rollback", "sentence": "go back", "changes": {"lr": {"times": 0.5}}}
+    found = incidents(
+        [
+            event("incident", attempt=1, incident=struck, plan=plan),
+            event("rollback", attempt=1, incident=struck, step=20, changed=["lr 1 -> 0.5"]),
+            event("incident", attempt=1, incident=other),
+        ]
+    )
+    assert [each["applied"] for each in found] == [True, False]
+    assert found[0]["resumed_step"] == 20
+    assert found[0]["changed"] == ["lr 1 -> 0.5"]
+    assert (found[1]["plan"], found[1]["changed"], found[1]["changes"]) == (None, [], {})
+
+
+def test_what_another_version_wrote_makes_no_error() -> None:
+    found = incidents([event("incident", attempt=1, incident="text", plan="text")])
+    assert found[0]["kind"] is None

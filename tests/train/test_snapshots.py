@@ -1,0 +1,172 @@
+"""State in memory: copies that no later step touches, and which of them are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hpckit.train import snapshots
+from hpckit.train.snapshots import Ring, Snapshot, Taker, all_bad, first_bad, how_many_fit
+
+GB = 1 << 30
+
+
+def taken(taker: Taker, step: int = 0, **state: Any) -> Snapshot:
+    return taker.take(step, state, {"own": torch.ones(1)})
+
+
+def test_a_snapshot_is_no_view_of_what_it_was_taken_of() -> None:
+    live = torch.zeros(3)
+    found = taken(Taker(), a=live, deep=[{"b": (live[1:],)}])
+    live += 1
+    assert found.state["a"].tolist() == [0, 0, 0]
+    assert found.state["deep"][0]["b"][0].tolist() == [0, 0]
+
+
+def test_tied_weights_are_copied_once_and_a_part_of_one_is_not_the_whole() -> None:
+    live = torch.arange(4.0)
+    found = taken(Taker(), one=live, two=live, part=live[:2])
+    assert found.state["one"] is found.state["two"]
+    assert found.state["part"].tolist() == [0, 1]
+    # With `own`: three.
+    assert len(found.buffers) == 3
+
+
+def test_empty_sparse_and_odd_tensors_are_copied() -> None:
+    sparse = torch.eye(3).to_sparse()
+    odd = {
+        "empty": torch.zeros(0, 3), "sparse": sparse, "wide": torch.ones(1).expand(4),
+        "turned": torch.arange(6.0).reshape(2, 3).T, "scalar": torch.tensor(5),
+        "half": torch.ones(2, dtype=torch.bfloat16), "flag": torch.tensor([True]),
+        "weight": nn.Parameter(torch.ones(2)),
+    }  # fmt: skip
+    found = taken(Taker(), **odd).state
+    for name, live in odd.items():
+        wanted = live.to_dense() if live.is_sparse else live
+        assert torch.equal(found[name], wanted), name
+        assert not found[name].requires_grad
+
+
+def test_memory_is_used_again_when_nobody_reads_it_any_more() -> None:
+    taker = Taker()
+    first = taken(taker, 1, a=torch.ones(3))
+    taker.hold(first)
+    taker.drop(first)
+    # The writer still reads it.
+    second = taken(taker, 2, a=torch.zeros(3))
+    assert first.state["a"].tolist() == [1, 1, 1]
+    taker.drop(first)
+    third = taken(taker, 3, a=torch.full((3,), 7.0))
+    assert third.state["a"].data_ptr() == first.state["a"].data_ptr()
+    assert second.state["a"].tolist() == [0, 0, 0]
+
+
+def test_memory_of_another_shape_is_not_used() -> None:
+    taker = Taker()
+    first = taken(taker, 1, a=torch.ones(3))
+    taker.drop(first)
+    assert taken(taker, 2, a=torch.ones(4)).state["a"].tolist() == [1] * 4
+
+
+# What is not finite.
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_found_and_named(value: float) -> None:
+    tensors = {"good": torch.ones(2), "bad": torch.tensor([1.0, value, 2.0])}
+    assert first_bad(tensors) == "bad"
+    assert first_bad(tensors, {"bad"}) is None
+    assert all_bad(tensors) == {"bad"}
+
+
+def test_a_sum_that_overflows_is_no_bad_value_and_two_infinities_are() -> None:
+    assert first_bad({"large": torch.full((9,), 3e38)}) is None
+    assert first_bad({"both": torch.tensor([float("inf"), -float("inf")])}) == "both"
+    assert first_bad({"half": torch.full((9,), 60000.0, dtype=torch.float16)}) is None
+
+
+def test_whole_numbers_and_nothing_are_finite() -> None:
+    assert first_bad({"n": torch.tensor([1 << 62] * 4), "none": torch.zeros(0)}) is None
+    assert first_bad({"c": torch.tensor([complex(1, float("nan"))])}) == "c"
+
+
+# How many.
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "expected"),
+    [(GB, 1, 8), (4 * GB, 1, 4), (4 * GB, 2, 2), (64 * GB, 1, 0), (0, 1, 8)],
+)
+def test_a_share_of_the_free_memory_is_used(
+    monkeypatch: pytest.MonkeyPatch, size: int, processes: int, expected: int
+) -> None:
+    monkeypatch.setattr(snapshots, "_available", lambda: 64 * GB)
+    monkeypatch.setattr(snapshots, "_left_in_group", lambda: 1 << 62)
+    assert how_many_fit(size, processes) == expected
+
+
+def test_a_jobs_own_limit_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "_available", lambda: 640 * GB)
+    monkeypatch.setattr(snapshots, "_left_in_group", lambda: 8 * GB)
+    assert how_many_fit(GB, 1) == 2
+
+
+def test_this_machine_has_some_memory() -> None:
+    assert snapshots._available() > 0
+    assert snapshots._left_in_group() > 0
+    assert Path("/proc/meminfo").exists()
+
+
+# The ring.
+
+
+def ring(capacity: int, *steps: tuple[int, bool | None]) -> Ring:
+    taker = Taker()
+    found = Ring(taker, capacity)
+    for step, good in steps:
+        snapshot = taken(taker, step, a=torch.full((2,), float(step)))
+        snapshot.good = good
+        found.add(snapshot)
+    return found
+
+
+def steps(found: Ring) -> list[int]:
+    return [each.step for each in found.all]
+
+
+def test_the_newest_good_one_is_never_given_up() -> None:
+    found = ring(3, (0, True), (10, None), (20, None), (30, None), (40, None))
+    assert steps(found) == [0, 10, 20]
+
+
+def test_of_several_good_ones_the_oldest_goes() -> None:
+    found = ring(3, (0, True), (10, True), (20, None), (30, None))
+    assert steps(found) == [10, 20, 30]
+
+
+def test_the_newest_good_one_before_a_step_or_one_further_back() -> None:
+    found = ring(9, (0, True), (10, True), (20, False), (30, True), (40, None))
+    cases = [(99, 0, 30), (29, 0, 10), (99, 1, 10), (99, 2, 0), (30, 0, 30)]
+    for before, back, step in cases:
+        chosen = found.newest_good(before, back)
+        assert chosen is not None
+        assert chosen.step == step
+    assert found.newest_good(99, 3) is None
+    assert ring(3).newest_good(99, 0) is None
+
+
+def test_one_that_is_known_to_be_bad_goes_before_one_that_may_become_good() -> None:
+    found = ring(3, (0, True), (10, False), (20, None), (30, None))
+    assert steps(found) == [0, 20, 30]
+
+
+def test_what_was_taken_after_a_step_goes_with_its_branch() -> None:
+    found = ring(9, (0, True), (10, True), (20, None))
+    found.drop_after(10)
+    assert steps(found) == [0, 10]
+    found.drop_all()
+    assert steps(found) == []

@@ -1,0 +1,263 @@
+"""What a training says: a bar or lines, warnings once, and parameters that know who read them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from hpckit.ledger import Ledger
+from hpckit.monitor.incident import Incident
+from hpckit.train import progress as progress_module
+from hpckit.train.forgotten import Forgotten
+from hpckit.train.params import Params, merged
+from hpckit.train.progress import Progress
+from hpckit.train.registry import Registry
+from hpckit.train.telling import Teller
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def update(progress: Progress, step: int, **more: Any) -> None:
+    about: dict[str, Any] = {"total": 100, "epoch": 1, "epochs": 4, "loss": 0.5}
+    progress.update(step, **{**about, **more})
+
+
+# Progress.
+
+
+def test_a_terminal_has_one_bar_that_is_drawn_over(clock: list[float]) -> None:
+    stream = Terminal()
+    progress = Progress(wanted=True, stream=stream)
+    update(progress, 10)
+    clock[0] += 10
+    update(progress, 60)
+    text = stream.getvalue()
+    assert "\n" not in text
+    last = text.split("\r\x1b[2K")[-1]
+    assert "60%  step 60 of 100  epoch 2 of 4  loss 0.5  5 steps/s  8s left" in last
+    assert last.startswith("[##############..........]")
+
+
+def test_a_log_gets_a_line_now_and_then(clock: list[float]) -> None:
+    stream = io.StringIO()
+    progress = Progress(wanted=True, stream=stream)
+    for step in range(1, 70):
+        update(progress, step, total=None)
+        clock[0] += 1
+    lines = stream.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 1", "step 31", "step 61"]
+    assert "\x1b" not in stream.getvalue()
+    assert lines[1].endswith("1 steps/s")
+
+
+def test_a_line_stands_above_the_bar(clock: list[float]) -> None:
+    stream = Terminal()
+    progress = Progress(wanted=True, stream=stream)
+    update(progress, 10)
+    progress.line("a word")
+    drawn = stream.getvalue()
+    bar = drawn.split("\r\x1b[2K")[1]
+    assert drawn.endswith(f"\r\x1b[2Ka word\n{bar}")
+    progress.end()
+    progress.line("after it")
+    assert stream.getvalue().endswith(f"{bar}\nafter it\n")
+
+
+def test_nothing_is_drawn_that_nobody_wants(clock: list[float]) -> None:
+    stream = Terminal()
+    progress = Progress(wanted=False, stream=stream)
+    update(progress, 10)
+    assert stream.getvalue() == ""
+
+
+def test_after_a_rollback_the_rate_is_no_nonsense(clock: list[float]) -> None:
+    stream = Terminal()
+    progress = Progress(wanted=True, stream=stream)
+    for step in (10, 60, 20, 70):
+        clock[0] += 10
+        update(progress, step)
+    assert "-" not in stream.getvalue().replace("\x1b", "")
+    assert "5 steps/s" in stream.getvalue()
+
+
+def test_the_last_step_has_nothing_left(clock: list[float]) -> None:
+    stream = Terminal()
+    progress = Progress(wanted=True, stream=stream)
+    update(progress, 10)
+    clock[0] += 10
+    update(progress, 100, epoch=4)
+    last = stream.getvalue().split("\r\x1b[2K")[-1]
+    assert "100%" in last
+    assert "left" not in last
+    assert "epoch 4 of 4" in last
+
+
+# The teller.
+
+
+def teller(folder: Path, *, speaks: bool = True) -> tuple[Teller, io.StringIO]:
+    stream = io.StringIO()
+    ledger = Ledger(folder / "ledger", "w")
+    return Teller(ledger, speaks=speaks, progress=Progress(wanted=False, stream=stream)), stream
+
+
+def struck(step: int, answer: Any) -> Incident:
+    return Incident(kind="bad_batch", step=step, answer=answer, said="bad")
+
+
+def test_one_bad_step_after_the_other_is_told_once_and_what_acts_always(tmp_path: Path) -> None:
+    tells, stream = teller(tmp_path)
+    for step in (5, 6, 90, 300):
+        tells.incident(struck(step, "skip"), 1)
+    for step in (301, 302):
+        tells.incident(struck(step, "act"), 1, plan={"do": "rollback"})
+    assert stream.getvalue().splitlines() == [
+        f"hpckit: step {step}: bad" for step in (5, 300, 301, 302)
+    ]
+    events = Ledger(tmp_path / "ledger").events()
+    assert [each.data["incident"]["step"] for each in events] == [5, 300, 301, 302]
+    assert events[-1].data["plan"] == {"do": "rollback"}
+
+
+def test_a_rank_that_does_not_speak_says_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tells, stream = teller(tmp_path, speaks=False)
+    tells.say("a word")
+    tells.incident(struck(5, "act"), 1)
+    assert stream.getvalue() == ""
+    assert Ledger(tmp_path / "ledger").events() == []
+    # But for its own trouble.
+    tells.say_of_rank(3, "my disk is full")
+    assert capsys.readouterr().err == "hpckit: rank 3: my disk is full\n"
+
+
+def test_a_ledger_that_cannot_be_written_is_told_once_and_stops_nobody(tmp_path: Path) -> None:
+    tells, stream = teller(tmp_path)
+    (tmp_path / "ledger").write_text("in the way")
+    tells.write("resumed", step=1)
+    tells.write("resumed", step=2)
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "the ledger could not be written" in stream.getvalue()
+
+
+# What was forgotten.
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.model = nn.Linear(2, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.registry = Registry()
+
+    def look(self) -> list[str]:
+        found = Forgotten(self.registry)
+        self.model(torch.ones(1, 2)).sum().backward()
+        self.optimizer.step()
+        try:
+            return list(found.after_a_step())
+        finally:
+            found.close()
+
+
+def test_nothing_is_said_when_all_is_registered() -> None:
+    loop = Loop()
+    loop.registry.add("model", loop.model)
+    loop.registry.add("main", loop.optimizer)
+    assert loop.look() == []
+
+
+def test_an_optimizer_and_parameters_that_nobody_registered_are_named() -> None:
+    loop = Loop()
+    assert loop.look() == ["an optimizer (SGD) steps that was never registered: it is not saved"]
+    loop = Loop()
+    loop.registry.add("main", loop.optimizer)
+    assert loop.look() == ["2 parameters of main are in no registered model: not saved"]
+
+
+def test_no_hook_stays_behind() -> None:
+    from torch.optim.optimizer import _global_optimizer_post_hooks as hooks
+
+    before = len(hooks)
+    Loop().look()
+    Forgotten(Registry()).close()
+    assert len(hooks) == before
+
+
+def test_a_plateau_that_moves_does_not_stand_still() -> None:
+    loop = Loop()
+    plateau = lr_scheduler.ReduceLROnPlateau(loop.optimizer)
+    loop.registry.add("plateau", plateau)
+    found = Forgotten(loop.registry)
+    found.close()
+    assert list(found.schedules()) == [
+        "plateau was never stepped: the learning rate stays as it is"
+    ]
+    plateau.step(1.0)
+    assert list(found.schedules()) == []
+
+
+# Parameters.
+
+
+def test_parameters_know_what_was_read() -> None:
+    params = Params({"a": 1, "loss": {"alpha": 2, "beta": 3}, "c": 4})
+    assert not params.was_read("a")
+    assert not params.was_read("loss.alpha")
+    assert (params["a"], params["loss"]["alpha"], params.get("c")) == (1, 2, 4)
+    assert params.was_read("a")
+    assert params.was_read("loss.alpha")
+    assert params.was_read("c")
+    assert not params.was_read("loss.beta")
+    params.forget("loss.alpha")
+    assert not params.was_read("loss.alpha")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda p: dict(**p),
+        lambda p: list(p.items()),
+        lambda p: list(p.values()),
+        lambda p: p.copy(),
+    ],
+    ids=["unpacked", "items", "values", "copy"],
+)
+def test_who_takes_all_of_them_has_read_each(read: Any) -> None:
+    params = Params({"a": 1, "b": {"c": 2}})
+    read(params["b"])
+    assert params.was_read("b.c")
+
+
+def test_the_runs_own_go_over_defaults_part_by_part() -> None:
+    defaults = {"a": 1, "loss": {"alpha": 2, "beta": 3}, "list": [1]}
+    own = {"a": 5, "loss": {"beta": 9}, "new": {"x": 1}, "list": [2]}
+    assert merged(defaults, own) == {
+        "a": 5, "loss": {"alpha": 2, "beta": 9}, "new": {"x": 1}, "list": [2]
+    }  # fmt: skip
+    assert defaults == {"a": 1, "loss": {"alpha": 2, "beta": 3}, "list": [1]}
+
+
+def test_parameters_are_a_dict_as_any_other() -> None:
+    import json
+
+    params = Params({"a": 1, "b": {"c": 2}})
+    assert json.loads(json.dumps(params)) == {"a": 1, "b": {"c": 2}}
+    assert isinstance(params, dict)
+    assert "a" in params
