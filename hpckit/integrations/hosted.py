@@ -76,8 +76,8 @@ class Hosted(Session):
         self.ranks.join()
         found = None
         if self.ranks.rank == 0:
-            keeper = self._around.keeper(self.ranks, self.teller)
-            found = Returning(self, keeper, self._around)._newest(self._around.events())
+            keeper = self.around.keeper(self.ranks, self.teller)
+            found = Returning(self, keeper, self.around)._newest(self.around.events())
         self.chosen = self.ranks.told(found)
         return loaded(self.chosen, self.ranks.rank)[1] if self.chosen is not None else None
 

@@ -19,7 +19,7 @@ from hpckit.train.snapshots import Snapshot, all_bad
 from hpckit.train.tree import tensors_of
 
 if TYPE_CHECKING:
-    from hpckit.train.session import Session
+    from hpckit.train.between import Between
     from hpckit.train.surroundings import Surroundings
 
 MEMORY = "memory"
@@ -28,7 +28,7 @@ MEMORY = "memory"
 class Returning:
     """Takes the session's state, and puts it back."""
 
-    def __init__(self, session: Session, keeper: Keeper, around: Surroundings) -> None:
+    def __init__(self, session: Between, keeper: Keeper, around: Surroundings) -> None:
         self.session = session
         self.keeper = keeper
         self.around = around
@@ -50,7 +50,7 @@ class Returning:
             "epoch": place.epoch,
             "batch": place.taken,
             "changes": len(session.healer.plans),
-            "best": why == "best",
+            "best": session.is_best,
             "metrics": {k: v for k, v in session.best_values.values.items() if math.isfinite(v)},
             "params": self._parameters(),
         }

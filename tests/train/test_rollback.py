@@ -499,7 +499,7 @@ def test_without_any_good_state_the_run_stops_and_says_so(
     training = Training(run)
     strike(run, 12)
     life.monkeypatch.setattr("hpckit.checkpoint.store.Store.newest_good", lambda *args: None)
-    run._around.__dict__.pop("store", None)
+    run.around.__dict__.pop("store", None)
     life.monkeypatch.setattr("hpckit.train.keeper.Keeper._in_memory", lambda *args: None)
     with pytest.raises(Stopped, match="there is no good state to go back to"):
         training.go()
