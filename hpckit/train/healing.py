@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hpckit.errors import UsageError
@@ -149,18 +149,3 @@ def _change_clip(clip: Clip, change: Change, usual: float | None) -> tuple[Any, 
 
 def _rate(optimizer: Any) -> float:
     return float(optimizer.param_groups[0].get("lr", math.nan))
-
-
-def of_spec(clip: Any) -> Clip | None:
-    """The clip that a spec asks for."""
-    if clip is None:
-        return None
-    groups: Mapping[str, Any] = getattr(clip, "groups", {})
-    return Clip(
-        clip.norm,
-        value=clip.value,
-        percentile=clip.percentile,
-        of=clip.of,
-        at_most=clip.at_most,
-        groups={name: made for name, each in groups.items() if (made := of_spec(each))},
-    )

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpckit.errors import UsageError
+from hpckit.monitor.reading import MAIN
 from hpckit.train.best import Best, Mode
+from hpckit.train.clip import Clip
+from hpckit.train.clips import ALONE, clips_of, given_by_name
 from hpckit.train.feed.generators import set_epoch
 from hpckit.train.feed.length import promised
 from hpckit.train.params import Params
@@ -27,7 +30,9 @@ class Outside:
         self.epoch = 0
         self.step_number = 0
         self.ranks = Ranks()
-        self._optimizers: list[Any] = []
+        self._optimizers: dict[str, Any] = {}
+        self._given: dict[str, Any] = {}
+        self._clips: dict[str, Clip | float] = {}
         self._scalers: dict[int, Any] = {}
         self._best = Best()
         self._nested = False
@@ -36,7 +41,15 @@ class Outside:
         self._left: int | None = None
 
     def register(self, clip: Any = None, **things: Any) -> None:
-        self._optimizers += [each for each in things.values() if hasattr(each, "param_groups")]
+        found = {
+            MAIN if name == ALONE else name: each
+            for name, each in things.items()
+            if hasattr(each, "param_groups")
+        }
+        self._optimizers |= found
+        if clip is not None:
+            self._given = given_by_name(clip)
+        self._clips = clips_of({}, self._given, self._optimizers)
 
     @property
     def rank(self) -> int:
@@ -114,7 +127,9 @@ class Outside:
         closure: Callable[[], Any] | None = None,
     ) -> None:
         self._has_stepped = True
-        optimizer = self._optimizers[0] if optimizer is None else optimizer
+        if optimizer is None:
+            optimizer = next(iter(self._optimizers.values()))
+        self._clip(optimizer, scaler)
         if scaler is not None:
             scaler.step(optimizer)
             self._scalers[id(scaler)] = scaler
@@ -122,6 +137,21 @@ class Outside:
             optimizer.step(closure)
         else:
             optimizer.step()
+
+    def _clip(self, optimizer: Any, scaler: Any) -> None:
+        """As torch does it: by norm or by value."""
+        names = [name for name, each in self._optimizers.items() if each is optimizer]
+        clip = self._clips.get(names[0]) if names else None
+        if clip is None:
+            return
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        norm = clip.norm if isinstance(clip, Clip) else clip
+        if norm is not None:
+            nn.utils.clip_grad_norm_(parameters, norm)
+        elif isinstance(clip, Clip) and clip.value is not None:
+            nn.utils.clip_grad_value_(parameters, clip.value)
 
     def log(self, **values: float | Tensor) -> None:
         """Nobody is there to read it."""

@@ -11,10 +11,10 @@ from hpckit.errors import UsageError
 from hpckit.monitor import reading as names
 from hpckit.train import random_states
 from hpckit.train.best import Best
-from hpckit.train.clip import Clip
+from hpckit.train.clips import clips_of, given_by_name
 from hpckit.train.data_readings import DataReadings
 from hpckit.train.feed import Feed
-from hpckit.train.healing import Healer, of_spec
+from hpckit.train.healing import Healer
 from hpckit.train.keeper import Keeper
 from hpckit.train.place import Place
 from hpckit.train.ranks import Ranks
@@ -66,7 +66,7 @@ class Training:
         above it.
         """
         if clip is not None:
-            self._clips = dict(clip) if isinstance(clip, Mapping) else {"": clip}
+            self._clips = given_by_name(clip)
         for name, thing in things.items():
             if thing is None:
                 continue
@@ -96,30 +96,7 @@ class Training:
                 "run.register(model=model, optimizer=optimizer) before run.batches",
             )
         models = self.registry.of_kind("module")
-        clips: dict[str, Clip | float] = {}
-        asked = self.around.spec.monitor.optimizers
-        for name in optimizers:
-            own = asked.get(name) or (asked.get("optimizer") if name == names.MAIN else None)
-            clip = (
-                of_spec(own.clip)
-                if own is not None
-                else self._clips.get(
-                    name, self._clips.get("optimizer" if name == names.MAIN else "", None)
-                )
-            )
-            if clip is None and own is None:
-                clip = self._clips.get("")
-            if clip is not None:
-                clips[name] = clip
-        unknown = (
-            set(asked) - set(optimizers) - ({"optimizer"} if names.MAIN in optimizers else set())
-        )
-        if unknown:
-            known = ", ".join(optimizers)
-            raise UsageError(
-                f"monitor.optimizers: no optimizer is registered as {', '.join(sorted(unknown))}",
-                f"registered are: {known}",
-            )
+        clips = clips_of(self.around.spec.monitor.optimizers, self._clips, optimizers)
         self.healer.know(list(optimizers))
         return Stepper(
             model=models,

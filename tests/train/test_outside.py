@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import hpckit
 from hpckit.errors import UsageError
+from hpckit.train import Clip
 from hpckit.train.outside import Outside
-from tests.train.conftest import assert_same
+from tests.train.conftest import assert_same, backward, small_model
 from tests.train.inside import Lives, Training, data
 
 
@@ -203,3 +204,23 @@ def test_the_same_script_runs_on_both_sides(run: Outside, life: Lives) -> None:
     assert outside.seen == inside.seen
     same(outside, inside)
     assert len(data()) == 80
+
+
+@pytest.mark.parametrize("clip", [0.1, Clip(0.1), Clip(value=0.01), {"optimizer": 0.1}])
+def test_a_registered_clip_is_torch_s_own(run, clip):
+    ours, theirs = small_model(), small_model()
+    theirs.load_state_dict(ours.state_dict())
+    data = torch.randn(6, 4)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.5) for model in (ours, theirs)]
+    run.register(model=ours, optimizer=optimizers[0], clip=clip)
+    for batch in run.batches([data], epochs=2):
+        backward(ours, optimizers[0], batch)
+        run.step(optimizers[0])
+    for _ in range(2):
+        backward(theirs, optimizers[1], data)
+        if isinstance(clip, Clip) and clip.value is not None:
+            torch.nn.utils.clip_grad_value_(theirs.parameters(), clip.value)
+        else:
+            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)
+        optimizers[1].step()
+    assert_same(ours.state_dict(), theirs.state_dict())
