@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 # Numbers of a batch that are looked at.
-LOOKED_AT = 16
+LOOKED_AT = 4
 
 
 class DataReadings:
