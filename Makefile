@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
 
-.PHONY: demo test check lint format docs slurm bench clean
+.PHONY: demo test check lint format docs slurm bench soak clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
@@ -32,7 +32,8 @@ docs: $(READY)
 	$(BIN)/hpckit check --schema > hpckit/spec.schema.json
 
 bench: $(READY) slurm
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do name=$$(basename $$file .py); [ $$name = kills ] && continue; \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 	@$(BIN)/python -m benchmarks.detection.generate
 	@for part in "judge --families tune" "judge --families test" story live; do \
 	  echo "== detection: $$part"; $(BIN)/python -m benchmarks.detection.$$part || exit 1; done
@@ -42,6 +43,12 @@ $(READY): setup.py constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
 	@touch $@
+
+# What takes long: trainings killed 200 times, and the rescue of 60 that diverge, beside six rivals.
+soak: $(READY)
+	$(BIN)/python -m benchmarks.kills --kills 200
+	$(BIN)/python -m benchmarks.rescue.judge
+	$(BIN)/python -m benchmarks.rescue.judge --healthy
 
 # A real Slurm for the tests, where it can be installed; elsewhere they say that they were skipped.
 slurm:

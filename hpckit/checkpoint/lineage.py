@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Event
 
+# The events that a training writes.
+TRAINED = ("resumed", "incident", "rollback", "stopped")
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -31,6 +34,32 @@ def starts(events: Iterable[Event]) -> list[Start]:
             except (KeyError, TypeError, ValueError):
                 continue
     return found
+
+
+def believed(events: Iterable[Event]) -> list[Event]:
+    """What trainings wrote while they served the run, attempt by attempt.
+
+    On a node that was given up for lost a training may live on: what it writes when a later
+    attempt has begun is no part of the run.
+    """
+    trained = [event for event in events if event.kind in TRAINED and _attempt(event)]
+    began: dict[int, str] = {}
+    for event in trained:
+        if event.kind == "resumed":
+            number = _attempt(event)
+            began[number] = min(began.get(number, event.time), event.time)
+    found = [
+        event
+        for event in trained
+        if all(event.time <= time for number, time in began.items() if number > _attempt(event))
+    ]
+    # Clocks of two machines may differ; the order of attempts is sure.
+    return sorted(found, key=_attempt)
+
+
+def _attempt(event: Event) -> int:
+    number = event.data.get("attempt")
+    return number if isinstance(number, int) else 0
 
 
 def counts(step: int, segment: Segment, starts: Iterable[Start]) -> bool:

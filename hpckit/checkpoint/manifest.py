@@ -86,7 +86,11 @@ def write(checkpoint: Checkpoint) -> None:
 
 def read(folder: Path, name: str = MANIFEST) -> Checkpoint | None:
     """The checkpoint in a folder; None where there is no whole manifest."""
-    found = read_json(folder / name)
+    try:
+        found = read_json(folder / name)
+    except OSError:
+        # A filesystem that is away for a moment: others may be readable.
+        return None
     if not isinstance(found, dict):
         return None
     try:
@@ -109,7 +113,10 @@ def read(folder: Path, name: str = MANIFEST) -> Checkpoint | None:
 
 
 def _confirmed_at(folder: Path) -> int | None:
-    found = read_json(folder / GOOD)
+    try:
+        found = read_json(folder / GOOD)
+    except OSError:
+        return None
     step = found.get("confirmed_at") if isinstance(found, dict) else None
     return step if isinstance(step, int) else None
 
@@ -196,9 +203,16 @@ class Word:
     files: Files
     finite: bool = True
     bad: str | None = None
+    # Why there are no files: nobody need wait for them.
+    failed: str | None = None
 
     def write(self, folder: Path, rank: int) -> None:
-        about = {"files": self.files, "finite": self.finite, "bad": self.bad}
+        about = {
+            "files": self.files,
+            "finite": self.finite,
+            "bad": self.bad,
+            "failed": self.failed,
+        }
         write_json(folder / _word_name(rank), about)
 
     @classmethod
@@ -208,7 +222,10 @@ class Word:
         if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
             return None
         return cls(
-            files=found["files"], finite=bool(found.get("finite", True)), bad=found.get("bad")
+            files=found["files"],
+            finite=bool(found.get("finite", True)),
+            bad=found.get("bad"),
+            failed=found.get("failed"),
         )
 
 

@@ -53,7 +53,10 @@ def needed(on_branch: Sequence[Checkpoint], rules: Rules) -> list[Checkpoint]:
     ]
     best = [found for found in ordered if found.best]
     last = ordered[-max(1, rules.keep) :]
-    return [*good[-GOOD_ONES:], *undecided, *best[-1:], *last, *_spread(ordered, rules.keep_every)]
+    # The newest best one may be of a branch that is left yet; the one that is good stays.
+    good_best = [found for found in best if found.is_good]
+    both = [*best[-1:], *good_best[-1:]]
+    return [*good[-GOOD_ONES:], *undecided, *both, *last, *_spread(ordered, rules.keep_every)]
 
 
 def _spread(ordered: Sequence[Checkpoint], every: int | None) -> list[Checkpoint]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hpckit.checkpoint.lineage import believed
 from hpckit.errors import UsageError
 from hpckit.train import random_states
 from hpckit.train.keeper import loaded
@@ -77,7 +78,7 @@ class Hosted(Session):
         found = None
         if self.ranks.rank == 0:
             keeper = self.around.keeper(self.ranks, self.teller)
-            found = Returning(self, keeper, self.around)._newest(self.around.events())
+            found = Returning(self, keeper, self.around).newest(believed(self.around.events()))
         self.chosen = self.ranks.told(found)
         return loaded(self.chosen, self.ranks.rank)[1] if self.chosen is not None else None
 

@@ -96,6 +96,7 @@ class Between(Training):
         if stepper.judged:
             keeper.confirm(stepper.judged[-1][0] + 1)
         self._obey()
+        self.teller.write_waiting()
         self._planned.look()
         self._look_once()
         self._show()

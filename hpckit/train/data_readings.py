@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Numbers of a batch that are looked at.
@@ -25,9 +26,10 @@ class DataReadings:
         self._waited += waited_s
         self._expected = expected
         first = first_tensor(batch)
-        if first is not None:
-            self._size = (self._size or 0.0) + (first.shape[0] if first.dim() else 1)
-            self._print = fingerprint(first)
+        if first is None or first.is_nested:
+            return
+        self._size = (self._size or 0.0) + (len(first) if first.dim() else 1)
+        self._print = fingerprint(first)
 
     def state_dict(self) -> dict[str, Any]:
         """What is collected of a pass that is not over."""
@@ -71,7 +73,8 @@ def first_tensor(batch: Any) -> Tensor | None:
 
 def fingerprint(tensor: Tensor) -> float | None:
     """A number that other data would not have; None for what is on a device, or has no numbers."""
-    if tensor.is_cuda or not tensor.numel() or tensor.is_sparse or not tensor.is_contiguous():
+    is_plain = tensor.layout is torch.strided and not tensor.is_complex()
+    if tensor.is_cuda or not is_plain or not tensor.numel() or not tensor.is_contiguous():
         return None
     flat = tensor.detach().view(-1)
     picked = flat[:: max(1, flat.numel() // LOOKED_AT)]

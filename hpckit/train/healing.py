@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from hpckit.checkpoint.lineage import believed
 from hpckit.errors import UsageError
 from hpckit.heal import Past, Plan, Rules, decide
 from hpckit.heal.changes import apply, set_path, told
@@ -52,7 +53,7 @@ class Healer:
 
     def remember(self, events: Sequence[Event]) -> None:
         """What attempts and launches before this one did, by the ledger."""
-        for event in events:
+        for event in believed(events):
             if event.kind == "rollback" and "plan" in event.data:
                 incident = Incident.from_json(event.data["incident"])
                 self._close(incident.step)
@@ -64,6 +65,11 @@ class Healer:
                 last = self.history[-1]
                 plan = Plan(do="stop", reason=str(event.data.get("reason", "")))
                 self.history.append(dataclasses.replace(last, plan=plan, healthy=0))
+
+    def recall(self, events: Sequence[Event]) -> None:
+        """The same once more, by what rank 0 has read."""
+        self.history.clear()
+        self.remember(events)
 
     def _close(self, step: int) -> None:
         """The last restart has come as far as this."""

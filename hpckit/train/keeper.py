@@ -13,10 +13,10 @@ from torch import distributed
 
 from hpckit.checkpoint import retention
 from hpckit.checkpoint.manifest import Checkpoint
-from hpckit.checkpoint.names import Segment
+from hpckit.checkpoint.names import Segment, folder_name
 from hpckit.checkpoint.store import Store
 from hpckit.spec.parts import Checkpoint as Settings
-from hpckit.train.saving import PAUSE_S, STATE, Saver, Task
+from hpckit.train.saving import PAUSE_S, SHARDED, STATE, Saver, Task
 from hpckit.train.snapshots import (
     Ring,
     Snapshot,
@@ -127,10 +127,10 @@ class Keeper:
             # What is here of it is not all that one would have to go back to.
             self.taker.drop(snapshot)
         if why is not None:
-            folder = self.store.folder / f"step-{step:08d}.{self.segment.tag}"
+            folder = self.store.folder / folder_name(step, self.segment)
             # An epoch's end after its last step has the same folder: there it is already.
             is_new, self._newest = folder != self._newest, folder
-            later = sharded(folder / "sharded") if sharded is not None and is_new else None
+            later = sharded(folder / SHARDED) if sharded is not None and is_new else None
             self.saver.save(
                 Task(snapshot=snapshot, segment=self.segment, why=why, about=about, sharded=later)
             )
@@ -176,10 +176,9 @@ class Keeper:
         pauses = failed is not None and time.monotonic() - failed < PAUSE_S
         if self.rank != 0 or not self.saver.undecided or pauses:
             return
-        for checkpoint in list(self.saver.undecided):
-            if checkpoint.step <= most - self._bad_since(checkpoint.step):
-                self.saver.undecided.remove(checkpoint)
-                self.saver.confirm(checkpoint, judged)
+        ready = self.saver.forget(lambda each: each.step <= most - self._bad_since(each.step))
+        for checkpoint in ready:
+            self.saver.confirm(checkpoint, judged)
 
     def _bad_since(self, step: int) -> int:
         return sum(bad >= step for bad in self.bad_steps) if self.bad_steps else 0
@@ -189,7 +188,7 @@ class Keeper:
         for snapshot in self.ring.all:
             if snapshot.good is None and snapshot.step > since:
                 snapshot.good = False
-        self.saver.undecided = [each for each in self.saver.undecided if each.step <= since]
+        self.saver.forget(lambda each: each.step > since)
 
     # Going back.
 
@@ -222,7 +221,7 @@ class Keeper:
 
     def went_back(self, step: int) -> None:
         """The run goes on from a step of before, on a branch of its own."""
-        self.saver.went_back(step)
+        self.saver.went_back(step, self.segment)
         self.ring.drop_after(step)
         self.bad_steps = [bad for bad in self.bad_steps if bad < step]
         self.segment = Segment(

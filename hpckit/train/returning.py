@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint import retention
+from hpckit.checkpoint.lineage import believed
 from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.heal import Plan
 from hpckit.ledger import Event
@@ -14,7 +15,8 @@ from hpckit.monitor.incident import Incident
 from hpckit.train.healing import Stopped
 from hpckit.train.keeper import Keeper, loaded
 from hpckit.train.place import Window
-from hpckit.train.sharded import FOLDER, Sharded
+from hpckit.train.saving import SHARDED
+from hpckit.train.sharded import Sharded
 from hpckit.train.snapshots import Snapshot, all_bad
 from hpckit.train.tree import tensors_of
 
@@ -81,47 +83,55 @@ class Returning:
         """Go on where the run stood; whether it had begun."""
         session, around = self.session, self.around
         ranks, began = session.ranks, time.perf_counter()
-        events = around.events()
+        # Rank 0's reading of it: a line that lands meanwhile must not set ranks apart.
+        events = believed(ranks.told(around.events() if ranks.rank == 0 else None))
+        if ranks.size > 1:
+            session.healer.recall(events)
+        open_plan = _unfinished(events)
         found = None
         if ranks.rank == 0:
-            found = session.chosen or self._newest(events)
+            found = session.chosen or self.newest(events)
             retention.clean(around.store, around.segment)
         chosen: Checkpoint | None = ranks.told(found)
         segment = {"attempt": around.attempt, "launch": around.launch, "rollbacks": 0}
         step = chosen.step if chosen is not None else 0
-        session.teller.write(
-            "resumed", **segment, step=step, checkpoint=chosen.name if chosen else None
-        )
+        name = chosen.name if chosen is not None else None
+        session.teller.write("resumed", **segment, step=step, checkpoint=name)
         if chosen is None:
             return False
+        in_force = chosen.changes
         self._load(chosen, again=False)
         self.keeper.resumed(step, chosen.epoch)
-        self.keeper.saver.undecided = [
-            each
-            for each in around.store.on_branch()
-            if ranks.rank == 0 and each.step <= step and each.confirmed_at is None and each.finite
-        ]
-        for plan in session.healer.plans[chosen.changes :]:
+        for each in around.store.on_branch() if ranks.rank == 0 else ():
+            if each.step <= step and each.confirmed_at is None and each.finite:
+                self.keeper.saver.consider(each)
+        for plan in session.healer.plans[in_force:]:
             session.healer.change_steps(plan, session.stepper)
-        left_out = _left_out(events, chosen.changes, session.place.loop)
+        left_out = _left_out(events, in_force, session.place.loop)
         session.place.skip = sorted({*session.place.skip, *left_out})
+        if open_plan is not None:
+            incident, plan = open_plan
+            session.healer.done(incident, plan, step)
+            said = self._change(plan)
+            self._write_down(incident, plan, step, chosen.name, said, [])
+            self.keeper.went_back(step)
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
-        # A fork's is another run's: this one needs one of its own to go back to.
+        # A fork's is another run's: this one needs one of its own to go back to, and that is it.
         is_own = chosen.path.parent == self.keeper.store.folder
-        self.take(None if is_own else "start", is_good=chosen.is_good)
+        self.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
 
-    def _newest(self, events: list[Event]) -> Checkpoint | None:
+    def newest(self, events: list[Event]) -> Checkpoint | None:
         """After a benign end the newest intact one; in a rollback's midst, what that wanted."""
-        tell = self.session.teller.say
+        tell, store = self.session.teller.say, self.keeper.store
         open_plan = _unfinished(events)
         if open_plan is not None:
-            return self.keeper.store.newest_good(open_plan.before, open_plan.back, tell)
-        found = self.keeper.store.newest_intact(tell)
-        if found is not None:
-            return found
-        return self.around.fork(tell)
+            plan = open_plan[1]
+            good = store.newest_good(plan.before, plan.back, tell)
+            if good is not None:
+                return good
+        return store.newest_intact(tell) or self.around.fork(tell)
 
     def _load(self, chosen: Checkpoint | Snapshot, *, again: bool) -> None:
         if isinstance(chosen, Snapshot):
@@ -129,8 +139,8 @@ class Returning:
         else:
             shared, own = loaded(chosen, self.session.ranks.rank)
         self.session.load(shared, own, again=again)
-        if isinstance(chosen, Checkpoint) and (chosen.path / FOLDER).is_dir():
-            self.sharded.load(chosen.path / FOLDER)
+        if isinstance(chosen, Checkpoint) and (chosen.path / SHARDED).is_dir():
+            self.sharded.load(chosen.path / SHARDED)
 
     # Going back after an incident.
 
@@ -151,22 +161,45 @@ class Returning:
         assert chosen is not None
         where = MEMORY if isinstance(chosen, Snapshot) else chosen.name
         windows = session.trail.windows(chosen.step, incident.step, plan.skip_batches)
-        from_step = session.step_number
+        session.healer.done(incident, plan, chosen.step)
+        said = self._change(plan)
+        # Before it is done: whoever dies in the midst of it is gone on from there all the same.
+        self._write_down(incident, plan, chosen.step, where, said, windows)
         skipped = [*session.place.skip, *windows]
+        self.keeper.went_back(chosen.step)
         self._load(chosen, again=True)
         session.place.skip = sorted({*session.place.skip, *skipped})
         session.trail.cut(chosen.step)
-        self.keeper.went_back(chosen.step)
-        session.healer.done(incident, plan, chosen.step)
-        said = session.healer.change_steps(plan, session.stepper)
-        said += session.healer.change_params(plan)
+        took = time.perf_counter() - began
+        left_out = sum(last - first for _, first, last in windows)
+        parts = [f"back to step {chosen.step} (good, from {where})", *said]
+        parts += [f"{left_out} batches left out"] if left_out else []
+        session.teller.say(f"{', '.join(parts)}; {took:.2g} s")
+        return True
+
+    def _change(self, plan: Plan) -> list[str]:
+        """Carry out what a plan changes; what was changed."""
+        session = self.session
+        changed = session.healer.change_params(plan)
+        return session.healer.change_steps(plan, session.stepper) + changed
+
+    def _write_down(
+        self,
+        incident: Incident,
+        plan: Plan,
+        step: int,
+        where: str,
+        said: list[str],
+        windows: list[Window],
+    ) -> None:
+        session = self.session
         session.teller.write(
             "rollback",
             attempt=self.around.attempt,
             launch=self.around.launch,
-            rollbacks=self.keeper.segment.rollbacks,
-            step=chosen.step,
-            from_step=from_step,
+            rollbacks=self.keeper.segment.rollbacks + 1,
+            step=step,
+            from_step=session.step_number,
             checkpoint=where,
             incident=incident.to_json(),
             plan=plan.to_json(),
@@ -175,12 +208,6 @@ class Returning:
             loop=session.place.loop,
             number=len(session.healer.plans),
         )
-        took = time.perf_counter() - began
-        left_out = sum(last - first for _, first, last in windows)
-        parts = [f"back to step {chosen.step} (good, from {where})", *said]
-        parts += [f"{left_out} batches left out"] if left_out else []
-        session.teller.say(f"{', '.join(parts)}; {took:.2g} s")
-        return True
 
     def _target(self, plan: Plan) -> Snapshot | Checkpoint | None:
         """Rank 0 chooses, and all go there."""
@@ -212,13 +239,13 @@ def _left_out(events: list[Event], changes: int, loop: int) -> list[Window]:
     return [(epoch, a, b) for about in mine for epoch, a, b in about.get("skipped", ())]
 
 
-def _unfinished(events: list[Event]) -> Plan | None:
-    """The plan of an incident after which nobody came back yet."""
+def _unfinished(events: list[Event]) -> tuple[Incident, Plan] | None:
+    """The incident after which nobody came back yet, and its plan."""
     for event in reversed(events):
-        if event.kind in ("rollback", "resumed"):
+        if event.kind in ("rollback", "resumed", "stopped"):
             return None
         if event.kind == "incident" and event.data.get("plan"):
             plan = Plan.from_json(event.data["plan"])
             if plan.restarts:
-                return plan
+                return Incident.from_json(event.data["incident"]), plan
     return None

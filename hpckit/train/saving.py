@@ -32,11 +32,18 @@ from hpckit.train.snapshots import Snapshot, first_bad
 from hpckit.train.tree import tensors_of
 
 STATE = "state.pt"
+SHARDED = "sharded"
 # How long rank 0 waits for the others' words: their folder may be slow.
 WORDS_S = 300.0
 LOOK_S = 0.05
 # After a save that failed, no other is tried for so long.
 PAUSE_S = 60.0
+# With so many on their way the loop waits.
+MOST_WAITING = 2
+# Saves that no other comes after: a disk that is full for a moment is waited for.
+LAST = ("end", "time limit")
+LAST_CHANCES = 4
+PATIENCE_S = 5.0
 # A disk with less room than this is full.
 LITTLE = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -73,17 +80,36 @@ class Saver:
     failed_at: float | None = None
     # What was told of it: a disk that stays full is one story.
     _trouble: str | None = None
-    last: Checkpoint | None = None
     # The newest folder that a save was for.
     _tried: Path | None = None
     _tasks: queue.Queue[Callable[[], None] | None] = field(default_factory=queue.Queue)
     _busy: int = 0
     _thread: threading.Thread | None = None
     _idle: threading.Condition = field(default_factory=threading.Condition)
+    # Both threads change what is undecided.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def save(self, task: Task) -> None:
-        """Take over a snapshot that is held, and drop it when it is written."""
+        """Take over a snapshot that is held, and drop it when it is written.
+
+        Each that waits has the whole state in memory: with two on their way the loop waits.
+        """
+        if self._busy >= MOST_WAITING:
+            self.wait()
         self._do(lambda: self._save(task))
+
+    def consider(self, checkpoint: Checkpoint) -> None:
+        """It waits to be confirmed."""
+        with self._lock:
+            if all(each.path != checkpoint.path for each in self.undecided):
+                self.undecided.append(checkpoint)
+
+    def forget(self, which: Callable[[Checkpoint], bool]) -> list[Checkpoint]:
+        """These wait no more."""
+        with self._lock:
+            gone = [each for each in self.undecided if which(each)]
+            self.undecided = [each for each in self.undecided if not which(each)]
+        return gone
 
     def confirm(self, checkpoint: Checkpoint, step: int) -> None:
         self._do(lambda: self._confirm(checkpoint, step))
@@ -134,26 +160,36 @@ class Saver:
                 self._again(task)
                 return
             self._tried = self._folder(task)
-            for chance in (1, 2):
+            for left in reversed(range(LAST_CHANCES if task.why in LAST else 2)):
                 try:
-                    self._write(task)
-                    self._works_again(task)
-                    return
-                except OSError as error:
-                    self._clean(task)
-                    if error.errno in FULL and chance == 1 and self._made_room():
+                    made = self._write(task)
+                except Exception as error:
+                    self._clean(task, str(error))
+                    may_help = task.why in LAST and self.world_size == 1
+                    full = isinstance(error, OSError) and error.errno in FULL
+                    if left and ((full and self._made_room()) or may_help):
+                        time.sleep(PATIENCE_S if may_help else 0.0)
                         continue
-                    self.failed_at = time.monotonic()
-                    where = error.filename or self.store.folder
-                    what = error.strerror or str(error)
-                    self._tell_trouble(
-                        what,
-                        f"the checkpoint of step {task.snapshot.step} could not be written: "
-                        f"{where}: {what}; the training goes on without it, and tries again",
-                    )
+                    self._failed(task, error)
                     return
+                self._works_again(task)
+                if made is not None:
+                    self._afterwards(made)
+                return
         finally:
             self.drop(task.snapshot)
+
+    def _failed(self, task: Task, error: Exception) -> None:
+        self.failed_at = time.monotonic()
+        if self.world_size == 1:
+            self._tried = None
+        where = getattr(error, "filename", None) or self.store.folder
+        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        then = "the training goes on without it, and tries again"
+        if task.why in LAST:
+            then = "nothing is tried any more: what came after the newest checkpoint will be lost"
+        text = f"the checkpoint of step {task.snapshot.step} could not be written: {where}: {what}"
+        self._tell_trouble(what + task.why if task.why in LAST else what, f"{text}; {then}")
 
     def _tell_trouble(self, what: str, text: str) -> None:
         if what != self._trouble:
@@ -178,14 +214,15 @@ class Saver:
     def _folder(self, task: Task) -> Path:
         return self.store.folder / folder_name(task.snapshot.step, task.segment)
 
-    def _write(self, task: Task) -> None:
+    def _write(self, task: Task) -> Checkpoint | None:
+        """Write this rank's part; on rank 0 what has come of all."""
         folder, snapshot = self._folder(task), task.snapshot
         if not self.store.folder.parent.is_dir():
             raise FileNotFoundError(
                 errno.ENOENT, "the run's folder is gone", str(self.store.folder.parent)
             )
         if (folder / manifest.MANIFEST).exists():
-            return
+            return None
         folder.mkdir(parents=True, exist_ok=True)
         snapshot.wait()
         parts = {f"rank-{self.rank}.pt": {**snapshot.own, **snapshot.plain}}
@@ -196,12 +233,11 @@ class Saver:
         if task.sharded is not None:
             bad = task.sharded() or bad
             if self.rank == 0:
-                files |= _measured(folder / "sharded", folder)
+                files |= _measured(folder / SHARDED, folder)
         Word(files=files, finite=bad is None, bad=bad).write(folder, self.rank)
-        if self.rank == 0:
-            self._conclude(task, folder)
+        return self._concluded(task, folder) if self.rank == 0 else None
 
-    def _conclude(self, task: Task, folder: Path) -> None:
+    def _concluded(self, task: Task, folder: Path) -> Checkpoint:
         """Rank 0's last word: from here on it is a checkpoint."""
         words = self._words(folder)
         files = {name: each for word in words for name, each in word.files.items()}
@@ -225,24 +261,33 @@ class Saver:
         self.settle()
         manifest.write(made)
         fsync_folder(self.store.folder)
-        self.last = made
-        if made.finite:
-            if task.snapshot.good:
+        return dataclasses.replace(made, confirmed_at=made.step) if task.snapshot.good else made
+
+    def _afterwards(self, made: Checkpoint) -> None:
+        """It is there, and whole: whatever fails from here on does it no harm."""
+        try:
+            if not made.finite:
+                self.tell(
+                    f"the checkpoint of step {made.step} is not finite: {made.bad}; "
+                    "no rollback will take it"
+                )
+            elif made.confirmed_at is not None:
                 self._confirm(made, made.step)
+                return
             else:
-                self.undecided.append(made)
-        else:
-            self.tell(
-                f"the checkpoint of step {made.step} is not finite: {made.bad}; "
-                "no rollback will take it"
-            )
-        self._retain(made.step)
+                self.consider(made)
+            self._retain(made.step)
+        except OSError as error:
+            self._tell_trouble(str(error), f"old checkpoints could not be looked at: {error}")
 
     def _words(self, folder: Path) -> list[Word]:
         until = time.monotonic() + WORDS_S
         while True:
             words = [Word.read(folder, rank) for rank in range(self.world_size)]
             there = [word for word in words if word is not None]
+            for rank, word in enumerate(words):
+                if word is not None and word.failed is not None:
+                    raise OSError(errno.EIO, f"rank {rank}: {word.failed}", str(folder))
             if len(there) == self.world_size:
                 return there
             if time.monotonic() > until:
@@ -255,12 +300,12 @@ class Saver:
             manifest.confirm(checkpoint, step)
         except OSError as error:
             # Room may come back: it is tried again at the next boundary.
-            self.undecided.append(checkpoint)
+            self.consider(checkpoint)
             self.failed_at = time.monotonic()
             what = error.strerror or str(error)
             self._tell_trouble(what, f"{checkpoint.name} could not be marked as good: {what}")
             return
-        self.undecided = [each for each in self.undecided if each.path != checkpoint.path]
+        self.forget(lambda each: each.path == checkpoint.path)
         self._retain(step)
 
     def _retain(self, step: int) -> int:
@@ -272,24 +317,32 @@ class Saver:
     def _made_room(self) -> bool:
         return self.rank == 0 and self._retain(1 << 62) > 0
 
-    def _clean(self, task: Task) -> None:
+    def _clean(self, task: Task, why: str) -> None:
         """What was half written goes; where even that fails, it is no checkpoint all the same."""
         folder = self._folder(task)
+        if (folder / manifest.MANIFEST).exists():
+            return
         if self.world_size == 1:
             shutil.rmtree(folder, ignore_errors=True)
             return
-        for name in (f"rank-{self.rank}.pt", STATE if self.rank == 0 else ""):
-            if name:
-                with contextlib.suppress(OSError):
-                    (folder / name).unlink()
+        names = [f"rank-{self.rank}.pt", *([STATE] if self.rank == 0 else [])]
+        for name in names:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+        if self.rank == 0:
+            shutil.rmtree(folder / SHARDED, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            # Rank 0 need not wait for files that will not come.
+            Word(files={}, finite=False, failed=why).write(folder, self.rank)
 
-    def went_back(self, step: int) -> None:
-        """Undecided ones after a step are on a branch that was left; some may be half written."""
+    def went_back(self, step: int, segment: Segment) -> None:
+        """What is newer than a step is on a branch that was left; not what a later attempt wrote:
+        then it is we who were left behind."""
         self.wait()
-        self.undecided = [each for each in self.undecided if each.step <= step]
+        self.forget(lambda each: each.step > step)
         if self.rank == 0:
             for each in self.store.all():
-                if each.step > step:
+                if each.step > step and each.segment <= segment:
                     with contextlib.suppress(OSError):
                         manifest.abandon(each)
 
@@ -307,7 +360,7 @@ def _written(path: Path, part: Any) -> dict[str, int]:
             os.strerror(errno.ENOSPC) if full else str(error).splitlines()[0],
             str(path),
         ) from error
-    # Read back: a checksum of what was meant to be written would not show what was.
+    # Of the file as it is: what torch meant to write is not known here.
     about = manifest.measure(path)
     descriptor = os.open(path, os.O_RDONLY)
     try:

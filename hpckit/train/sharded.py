@@ -14,8 +14,6 @@ from hpckit.train.registry import Registry, local_part
 from hpckit.train.snapshots import first_bad
 from hpckit.train.tree import tensors_of
 
-FOLDER = "sharded"
-
 
 class Sharded:
     """Models whose parameters are spread over the ranks, and their optimizers."""

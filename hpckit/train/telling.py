@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from hpckit.ledger import Ledger
 from hpckit.monitor.episodes import Episodes
 from hpckit.monitor.incident import Incident
 from hpckit.train.progress import Progress
+
+# What could not be written is tried again so often.
+AGAIN_S = 2.0
 
 
 class Teller:
@@ -20,6 +24,8 @@ class Teller:
         self.progress = progress
         self._episodes = Episodes()
         self._once: set[str] = set()
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
+        self._tried_at = 0.0
 
     def say(self, text: str) -> None:
         if self.speaks:
@@ -36,11 +42,24 @@ class Teller:
             self.say(text)
 
     def write(self, kind: str, **data: Any) -> None:
-        """An event; a disk that refuses is told, and stops nobody."""
+        """An event; what a disk refuses is told, stops nobody, and is written later."""
         if self.ledger is None or not self.speaks:
             return
+        self._waiting.append((kind, data))
+        self._tried_at = 0.0
+        self.write_waiting()
+
+    def write_waiting(self) -> None:
+        """In order: what comes later may build on what came before."""
+        now = time.monotonic()
+        if not self._waiting or self.ledger is None or now - self._tried_at < AGAIN_S:
+            return
+        self._tried_at = now
         try:
-            self.ledger.write(kind, **data)
+            while self._waiting:
+                kind, data = self._waiting[0]
+                self.ledger.write(kind, **data)
+                self._waiting.pop(0)
         except OSError as error:
             self.once(f"the ledger could not be written: {error.strerror or error}")
 

@@ -97,6 +97,8 @@ class Lives:
 
 def lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
     """One run's; signals and exits are left as they were found."""
+    # A last save that fails is tried again after a while.
+    monkeypatch.setattr("hpckit.train.saving.PATIENCE_S", 0.0)
     before = signal.getsignal(signal.SIGTERM)
     made = Lives(folder, monkeypatch)
     try:
