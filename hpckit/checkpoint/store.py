@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hpckit.checkpoint import manifest, names
-from hpckit.checkpoint.lineage import counts, starts
+from hpckit.checkpoint.lineage import Start, believed, counts, starts
 from hpckit.checkpoint.manifest import ABANDONED, MANIFEST, Checkpoint
+from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Ledger
 
 FOLDER = "checkpoints"
@@ -32,8 +33,12 @@ class Store:
 
     def on_branch(self) -> list[Checkpoint]:
         """Those that count, oldest first: what the run as it goes now may go on from."""
-        begun = starts(Ledger(self.ledger_folder).events())
+        begun = self.begun()
         return [found for found in self.all() if counts(found.step, found.segment, begun)]
+
+    def begun(self) -> list[Start]:
+        """Where the segments of the run took up; what a late one says of itself is left out."""
+        return starts(believed(Ledger(self.ledger_folder).events()))
 
     def off_branch(self) -> list[Checkpoint]:
         """Those that do not count any more: given up in a rollback, or written by a late one."""
@@ -50,12 +55,30 @@ class Store:
             and not any((self.folder / name / mark).exists() for mark in (MANIFEST, ABANDONED))
         ]
 
+    @property
+    def has_any(self) -> bool:
+        """Whether anything was ever saved here, whatever has become of it."""
+        return bool(self._names())
+
+    def unreadable(self) -> list[Path]:
+        """Folders whose manifest is there and makes no sense."""
+        return [
+            self.folder / name
+            for name in self._names()
+            if names.parse(name) is not None
+            and (self.folder / name / MANIFEST).exists()
+            and manifest.read(self.folder / name) is None
+        ]
+
     def damaged(self) -> list[Path]:
         """What was set aside."""
         return [self.folder / n for n in self._names() if names.parse_damaged(n) is not None]
 
     def newest_intact(self, tell: Tell) -> Checkpoint | None:
         """The newest one that counts and is whole, for going on as if nothing had happened."""
+        for path in self.unreadable():
+            nothing = Checkpoint(path=path, step=0, segment=Segment(0, 0))
+            _set_aside(nothing, f"{MANIFEST} cannot be read", tell)
         return self._first_intact(reversed(self.on_branch()), tell)
 
     def newest_good(self, before: int | None, back: int, tell: Tell) -> Checkpoint | None:

@@ -40,7 +40,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "created": run.created,
         "scheduler": run.scheduler,
         "params": run.params,
-        "step": _step(facts.attempts),
+        "step": _step(facts.attempts, steps),
         "exit_code": state.exit_code,
         "gpu_hours": {
             "used": round(used, 3),
@@ -57,10 +57,13 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
     }
 
 
-def _step(attempts: list[Attempt]) -> int | None:
-    """The newest step that a reading was written of; None where there are no readings."""
+def _step(attempts: list[Attempt], steps: dict[int, Stretch] | None = None) -> int | None:
+    """Steps that are done, or the last one that a log told of; None without readings."""
     done = next((n for each in reversed(attempts) if (n := steps_done(each)) is not None), None)
-    return None if done is None else done - 1
+    if done is None:
+        return None
+    is_counted = any(each.begin is not None for each in (steps or {}).values())
+    return done if is_counted else done - 1
 
 
 def _checkpoints(run: Run) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,9 @@ class Between(Training):
         self._forgotten: Forgotten | None = None
         self._stepped_at = 0
         self._late_scaler: Any = None
+        # The pass that the program left in the midst, and whether its epoch was cut short so.
+        self._broken: tuple[Feed, int] | None = None
+        self._is_short = False
         # Targets of before the present loop are another loop's.
         self.least = 0
         # Where to go on, if that had to be known before all was registered.
@@ -75,6 +79,11 @@ class Between(Training):
         stepper = self.stepper
         self._has_parts = not stepper.has_stepped
         if self._has_parts:
+            if self._forgotten is not None and self._forgotten.has_stepped:
+                self.teller.once(
+                    "warning: optimizer.step() was called, and not run.step(optimizer): "
+                    "nothing is measured, gated or saved"
+                )
             # A part of an accumulation: the state is saved after its step, or at the epoch's end.
             return False
         self.place.taken = feed.taken
@@ -101,6 +110,30 @@ class Between(Training):
         self._look_once()
         self._show()
         return False
+
+    def _close_broken(self) -> bool:
+        """Close the pass that a `break` left open; whether the run went back."""
+        broken, self._broken = self._broken, None
+        if broken is None:
+            return False
+        self._is_short = True
+        return self.stepper.has_stepped and self._between(*broken)
+
+    def _save_broken(self) -> None:
+        """The program ends, and has left its loop by `break`."""
+        broken, self._broken = self._broken, None
+        if broken is None or getattr(sys, "last_value", None) is not None:
+            # It was no break: an error ended the body, and whatever it did is not over.
+            return
+        if self.ranks.size > 1:
+            self.teller.say("warning: the loop was left by break, and its end is not saved")
+        else:
+            if self.stepper.has_stepped:
+                self.place.taken = broken[0].taken
+                self.stepper.end()
+            self._keep("end")
+            self.teller.say(f"the loop was left by break: saved at step {self.step_number}")
+        self.teller.say("run.stop() ends a loop so that it stays ended at a restart")
 
     def _epoch_now(self, feed: Feed) -> float:
         part = feed.taken / feed.length if feed.length else 0.0
@@ -218,12 +251,14 @@ class Between(Training):
     def _end_epoch(self) -> None:
         """The epoch and whatever the program did after it are over."""
         stepper = self.stepper
-        taken = self.place.taken
+        taken, was_stopped = self.place.taken, self.place.stopped
         self.place.next_epoch()
         self._is_open = False
         if not taken:
             return
-        stepper.log(**{"data/batches": float(taken)})
+        if not self._is_short and not was_stopped:
+            stepper.log(**{"data/batches": float(taken)})
+        self._is_short = False
         stepper.end_epoch()
         steps = stepper.step_number - self._stepped_at
         if steps >= STEPS or (steps > 0 and self.place.epoch > 1):
@@ -252,7 +287,9 @@ class Between(Training):
     def close(self) -> None:
         """Have all written that is on its way."""
         if self._keeper is not None:
+            self._save_broken()
             self._keeper.saver.close()
+        self.teller.write_waiting(at_once=True)
         if self._stepper is not None:
             for sink in self._stepper.sinks:
                 sink.close()

@@ -17,7 +17,12 @@ ALL = ""
 
 def given_by_name(clip: Any) -> dict[str, Any]:
     """What `register(clip=...)` was given: one for all, or by optimizer."""
-    return dict(clip) if isinstance(clip, Mapping) else {ALL: clip}
+    given = dict(clip) if isinstance(clip, Mapping) else {ALL: clip}
+    for each in given.values():
+        is_number = isinstance(each, (int, float)) and not isinstance(each, bool)
+        if each is not None and not is_number and not isinstance(each, Clip):
+            raise UsageError(f"clip must be a norm or a Clip, or these by optimizer, not {each!r}")
+    return given
 
 
 def clips_of(
@@ -31,6 +36,11 @@ def clips_of(
             f"monitor.optimizers: no optimizer is registered as {', '.join(sorted(unknown))}",
             f"registered are: {', '.join(names)}",
         )
+    for name in given:
+        if name != ALL and not any(name in _aliases(each) for each in names):
+            known = ", ".join(names)
+            hint = f"registered are: {known}"
+            raise UsageError(f"clip: no optimizer is registered as {name!r}", hint)
     found: dict[str, Clip | float] = {}
     for name in names:
         specs = [asked[alias].clip for alias in _aliases(name) if alias in asked]

@@ -26,6 +26,10 @@ class DataReadings:
         self._waited += waited_s
         self._expected = expected
         first = first_tensor(batch)
+        if first is not None and first.dim() and not first.numel():
+            # Hints that this batch has none of: it is without data only if all of it is empty.
+            full = first_tensor(batch, full=True)
+            first = full if full is not None else first
         if first is None or first.is_nested:
             return
         self._size = (self._size or 0.0) + (len(first) if first.dim() else 1)
@@ -55,17 +59,17 @@ class DataReadings:
         return values
 
 
-def first_tensor(batch: Any) -> Tensor | None:
-    """The first tensor of a batch, whatever it is packed in."""
+def first_tensor(batch: Any, *, full: bool = False) -> Tensor | None:
+    """The first tensor of a batch, whatever it is packed in; `full`: the first that has items."""
     if isinstance(batch, Tensor):
-        return batch
+        return batch if not full or (batch.dim() and batch.numel()) else None
     parts = batch.values() if isinstance(batch, dict) else batch
     if isinstance(parts, (str, bytes)) or not hasattr(parts, "__iter__"):
         return None
     if not isinstance(batch, (list, tuple, dict)):
         return None
     for part in parts:
-        found = first_tensor(part)
+        found = first_tensor(part, full=full)
         if found is not None:
             return found
     return None

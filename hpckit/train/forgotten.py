@@ -24,6 +24,11 @@ class Forgotten:
         self._hook = register_optimizer_step_post_hook(self._note)
         self._began = {name: _count(each) for name, each in registry.of_kind("schedule").items()}
 
+    @property
+    def has_stepped(self) -> bool:
+        """Whether any optimizer has stepped by now, by whomever."""
+        return bool(self._stepped)
+
     def _note(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._stepped[id(optimizer)] = optimizer
 

@@ -28,6 +28,8 @@ from hpckit.train.snapshots import (
 
 # Steps between two snapshots in memory: with 100 steps to confirm one, at most 150 are replayed.
 MEMORY_EVERY = 50
+# A save that is due for so long, while one is being written, is told.
+SLOW_S = 60.0
 # Bad steps that are remembered while a state waits to be confirmed.
 MOST_BAD = 1000
 
@@ -69,6 +71,7 @@ class Keeper:
         self._saved_step = 0
         self._saved_epoch = 0
         self._told_slow = False
+        self._due_since: float | None = None
 
     # When.
 
@@ -92,9 +95,16 @@ class Keeper:
             due = epoch is not None and epoch - self._saved_epoch >= every.epochs
         else:
             due = every.seconds is not None and now - self._saved_at >= every.seconds
-        if due and not self.saver.is_idle and not self._told_slow:
+        if not due or self.saver.is_idle:
+            self._due_since = None
+        elif self._due_since is None:
+            self._due_since = now
+        elif now - self._due_since > SLOW_S and not self._told_slow:
             self._told_slow = True
-            self.tell("a checkpoint is due, and the one before it is still being written")
+            self.tell(
+                f"writing a checkpoint takes longer than the interval between two: one is due for "
+                f"{SLOW_S:.0f} s; nothing waits for it, checkpoint.every could be longer"
+            )
         return due and self.saver.is_idle
 
     def resumed(self, step: int, epoch: int) -> None:

@@ -17,6 +17,7 @@ from hpckit.train.feed.generators import set_epoch
 from hpckit.train.feed.length import promised
 from hpckit.train.params import Params
 from hpckit.train.ranks import Ranks
+from hpckit.train.registry import refuse_unnamed
 
 
 class Outside:
@@ -32,7 +33,7 @@ class Outside:
         self.ranks = Ranks()
         self._optimizers: dict[str, Any] = {}
         self._given: dict[str, Any] = {}
-        self._clips: dict[str, Clip | float] = {}
+        self._clips: dict[str, Clip | float] | None = None
         self._scalers: dict[int, Any] = {}
         self._best = Best()
         self._nested = False
@@ -40,7 +41,8 @@ class Outside:
         self._has_stepped = False
         self._left: int | None = None
 
-    def register(self, clip: Any = None, **things: Any) -> None:
+    def register(self, *unnamed: Any, clip: Any = None, **things: Any) -> None:
+        refuse_unnamed(unnamed)
         found = {
             MAIN if name == ALONE else name: each
             for name, each in things.items()
@@ -49,7 +51,7 @@ class Outside:
         self._optimizers |= found
         if clip is not None:
             self._given = given_by_name(clip)
-        self._clips = clips_of({}, self._given, self._optimizers)
+        self._clips = None
 
     @property
     def rank(self) -> int:
@@ -140,6 +142,8 @@ class Outside:
 
     def _clip(self, optimizer: Any, scaler: Any) -> None:
         """As torch does it: by norm or by value."""
+        if self._clips is None:
+            self._clips = clips_of({}, self._given, self._optimizers)
         names = [name for name, each in self._optimizers.items() if each is optimizer]
         clip = self._clips.get(names[0]) if names else None
         if clip is None:

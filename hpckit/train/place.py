@@ -24,6 +24,8 @@ class Place:
     # What the epoch began with; None where it has not begun.
     begun: dict[str, Any] | None = None
     skip: list[Window] = field(default_factory=list)
+    # The program ended the loop before its time.
+    stopped: bool = False
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self) | {"begun": self.begun}

@@ -35,6 +35,15 @@ class DoesNotFit(UsageError):
     exit_code = 1
 
 
+def refuse_unnamed(things: tuple[Any, ...]) -> None:
+    """What is saved has a name: by it a restart finds it again."""
+    if things:
+        raise UsageError(
+            "register: everything needs a name",
+            "run.register(model=model, optimizer=optimizer)",
+        )
+
+
 def kind_of(thing: Any) -> str:
     """How a thing's state is taken and put back."""
     for kind, of in KINDS:
@@ -152,13 +161,21 @@ class Registry:
 
 def _state_of(thing: Any, kind: str) -> Any:
     if kind == "module":
-        return {plain_name(key): value for key, value in thing.state_dict().items()}
+        state = thing.state_dict()
+        own = _plain_keys(state)
+        return {plain: state[key] for plain, key in own.items()}
     return thing.state_dict()
+
+
+def _plain_keys(state: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a model's state by their plain names; as they are where two would be one."""
+    plain = {plain_name(key): key for key in state}
+    return plain if len(plain) == len(state) else {key: key for key in state}
 
 
 def _load_module(name: str, module: nn.Module, state: Mapping[str, Any]) -> None:
     there = module.state_dict()
-    own = {plain_name(key): key for key in there}
+    own = _plain_keys(there)
     missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or unknown:
         parts = [f"it lacks {_few(missing)}"] if missing else []

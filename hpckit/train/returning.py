@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint import retention
@@ -36,6 +37,8 @@ class Returning:
         self.around = around
         self.sharded = Sharded(session.registry)
         self._is_sharded = self.sharded.any
+        # Loads the state that was gone on from, until the program has come there.
+        self._again: Callable[[], None] | None = None
         built = {"items": session.registry.take(("module",))}
         keeper.saver.never_finite = all_bad(tensors_of(built))
 
@@ -98,17 +101,20 @@ class Returning:
         name = chosen.name if chosen is not None else None
         session.teller.write("resumed", **segment, step=step, checkpoint=name)
         if chosen is None:
+            if ranks.rank == 0 and around.store.has_any:
+                session.teller.say(
+                    "warning: no checkpoint can be used: the training begins anew, at step 0"
+                )
             return False
-        in_force = chosen.changes
-        self._load(chosen, again=False)
+        self._put(chosen, events)
+        self._again = lambda: self._put(chosen, events)
+        # A fork's is another run's: this one needs one of its own to go back to, and that is it.
+        is_own = chosen.path.parent == self.keeper.store.folder
+        session.place.stopped = session.place.stopped and is_own
         self.keeper.resumed(step, chosen.epoch)
         for each in around.store.on_branch() if ranks.rank == 0 else ():
             if each.step <= step and each.confirmed_at is None and each.finite:
                 self.keeper.saver.consider(each)
-        for plan in session.healer.plans[in_force:]:
-            session.healer.change_steps(plan, session.stepper)
-        left_out = _left_out(events, in_force, session.place.loop)
-        session.place.skip = sorted({*session.place.skip, *left_out})
         if open_plan is not None:
             incident, plan = open_plan
             session.healer.done(incident, plan, step)
@@ -117,10 +123,23 @@ class Returning:
             self.keeper.went_back(step)
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
-        # A fork's is another run's: this one needs one of its own to go back to, and that is it.
-        is_own = chosen.path.parent == self.keeper.store.folder
         self.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
+
+    def _put(self, chosen: Checkpoint, events: list[Event]) -> None:
+        """Load a state, and what was changed and left out since it was saved."""
+        session, in_force = self.session, chosen.changes
+        self._load(chosen, again=False)
+        for plan in session.healer.plans[in_force:]:
+            session.healer.change_steps(plan, session.stepper)
+        left_out = _left_out(events, in_force, session.place.loop)
+        session.place.skip = sorted({*session.place.skip, *left_out})
+
+    def once_more(self) -> None:
+        """Put the state that was gone on from back, once."""
+        again, self._again = self._again, None
+        if again is not None:
+            again()
 
     def newest(self, events: list[Event]) -> Checkpoint | None:
         """After a benign end the newest intact one; in a rollback's midst, what that wanted."""

@@ -265,20 +265,17 @@ class Saver:
 
     def _afterwards(self, made: Checkpoint) -> None:
         """It is there, and whole: whatever fails from here on does it no harm."""
-        try:
-            if not made.finite:
-                self.tell(
-                    f"the checkpoint of step {made.step} is not finite: {made.bad}; "
-                    "no rollback will take it"
-                )
-            elif made.confirmed_at is not None:
-                self._confirm(made, made.step)
-                return
-            else:
-                self.consider(made)
-            self._retain(made.step)
-        except OSError as error:
-            self._tell_trouble(str(error), f"old checkpoints could not be looked at: {error}")
+        if not made.finite:
+            self.tell(
+                f"the checkpoint of step {made.step} is not finite: {made.bad}; "
+                "no rollback will take it"
+            )
+        elif made.confirmed_at is not None:
+            self._confirm(made, made.step)
+            return
+        else:
+            self.consider(made)
+        self._retain(made.step)
 
     def _words(self, folder: Path) -> list[Word]:
         until = time.monotonic() + WORDS_S
@@ -310,9 +307,13 @@ class Saver:
 
     def _retain(self, step: int) -> int:
         """Delete what is not needed any more; how many that were."""
-        on, off = self.store.on_branch(), self.store.off_branch()
-        going = retention.to_delete(on, off, self.rules, step)
-        return sum(retention.delete(each) for each in going)
+        try:
+            on, off = self.store.on_branch(), self.store.off_branch()
+            going = retention.to_delete(on, off, self.rules, step)
+            return sum(retention.delete(each) for each in going)
+        except OSError as error:
+            self._tell_trouble(str(error), f"old checkpoints could not be looked at: {error}")
+            return 0
 
     def _made_room(self) -> bool:
         return self.rank == 0 and self._retain(1 << 62) > 0
@@ -336,11 +337,18 @@ class Saver:
             Word(files={}, finite=False, failed=why).write(folder, self.rank)
 
     def went_back(self, step: int, segment: Segment) -> None:
-        """What is newer than a step is on a branch that was left; not what a later attempt wrote:
-        then it is we who were left behind."""
+        """What is newer than a step is on a branch that was left.
+
+        Where a later attempt has begun it is we who were left behind: it builds on all there is.
+        """
         self.wait()
         self.forget(lambda each: each.step > step)
-        if self.rank == 0:
+        if self.rank != 0:
+            return
+        # Where it cannot be read: by the ledger's word of the rollback they count no more.
+        with contextlib.suppress(OSError):
+            if any(each.segment.attempt > segment.attempt for each in self.store.begun()):
+                return
             for each in self.store.all():
                 if each.step > step and each.segment <= segment:
                     with contextlib.suppress(OSError):

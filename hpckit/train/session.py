@@ -41,7 +41,11 @@ class Session(Between):
         self._loops = 0
         self._epochs_running = False
         self._feeds: dict[int, Feed] = {}
-        self._stopping = False
+        # Whether this epoch has had its loop; and whether that is going on.
+        self._has_had = False
+        self._is_inside = False
+        # Loops of the program that are behind us are being passed over.
+        self._is_behind = False
 
     @property
     def epoch_ends(self) -> bool:
@@ -57,13 +61,15 @@ class Session(Between):
 
     def epochs(self, number: int) -> Iterator[int]:
         """The epochs that are left; what comes after the inner loop belongs to the epoch."""
-        if not self._enter(number):
+        if not self._enter(_whole(number, "epochs", least=0)):
             return
         self._epochs_running = True
         try:
-            while self.place.epoch < number and not self._stopping:
+            while self.place.epoch < number and not self.place.stopped:
+                self._has_had = False
                 yield self.place.epoch
-                self._end_epoch()
+                if not self._close_broken():
+                    self._end_epoch()
         finally:
             self._epochs_running = False
         self._end_loop()
@@ -80,22 +86,40 @@ class Session(Between):
 
         With `accumulate` each is a list of so many: the body is then one step of all of them.
         """
-        if accumulate < 1:
-            raise UsageError(f"accumulate must be at least 1, not {accumulate}")
+        _whole(accumulate, "accumulate", least=1)
+        if not isinstance(loader, Iterable):
+            kind = type(loader).__name__
+            raise UsageError(f"run.batches needs a loader to go through, not {kind}")
+        if self._is_inside:
+            raise UsageError(
+                "run.batches: another loop over run.batches is going on",
+                "of two loaders at once take run.batches(zip(one, other)), or a list of both",
+            )
         if progress is not None:
             self.teller.progress.wanted = progress and self.is_main
         feed = self._feed_of(loader)
         if self._epochs_running:
             if epochs is not None:
                 raise UsageError("run.batches: inside run.epochs it takes no epochs")
+            if self._has_had:
+                raise UsageError(
+                    "run.batches: this epoch has had its loop",
+                    "an epoch has one; go through a validation's loader without run.batches",
+                )
+            self._has_had = True
             yield from self._one_epoch(feed, accumulate)
             return
-        if not self._enter(1 if epochs is None else epochs):
+        if epochs is None and self._loops:
+            self.teller.once(
+                "run.batches is called once more: in a loop over epochs of your own, what comes "
+                "after it is done again at a restart; write `for epoch in run.epochs(n):`"
+            )
+        if not self._enter(1 if epochs is None else _whole(epochs, "epochs", least=0)):
             return
         assert self._epochs_wanted is not None
-        while self.place.epoch < self._epochs_wanted and not self._stopping:
+        while self.place.epoch < self._epochs_wanted and not self.place.stopped:
             yield from self._one_epoch(feed, accumulate)
-            if not self._stopping:
+            if not self.place.stopped:
                 self._end_epoch()
         self._end_loop()
 
@@ -113,9 +137,14 @@ class Session(Between):
     def _enter(self, epochs: int) -> bool:
         """Begin or go on with the program's next loop; not with one that is behind us."""
         self._begin()
+        self._close_broken()
         loop, self._loops = self._loops, self._loops + 1
-        if loop < self.place.loop:
+        self._is_behind = loop < self.place.loop
+        if self._is_behind:
             return False
+        if loop and loop == self.place.loop:
+            # What the program does between its loops it has done to the state that was loaded.
+            self._returning.once_more()
         if loop > self.place.loop:
             self.place = Place(loop=loop)
             self._is_open = False
@@ -123,13 +152,13 @@ class Session(Between):
             self.least = self.step_number
             self._keep("epoch", is_good=True)
         self._epochs_wanted = epochs
-        self._stopping = False
         self._ends.install()
         return True
 
     def _one_epoch(self, feed: Feed, accumulate: int) -> Generator[Any, None, None]:
         """The batches of the present epoch, and of one before it that a rollback leads to."""
         self._feed = feed
+        self._is_inside = True
         try:
             while True:
                 went_back = yield from self._passes(feed, self._open(feed), accumulate)
@@ -138,6 +167,8 @@ class Session(Between):
         except BaseException:
             feed.close()
             raise
+        finally:
+            self._is_inside = False
 
     def _open(self, feed: Feed) -> Iterator[Any]:
         place = self.place
@@ -164,11 +195,16 @@ class Session(Between):
             waited = time.perf_counter() - began
             for batch in taken:
                 self._data.note(batch, waited / len(taken), feed.length)
-            yield taken if accumulate > 1 else taken[0]
+            try:
+                yield taken if accumulate > 1 else taken[0]
+            except GeneratorExit:
+                # A `break`, or an error in the body: which of them, shows later.
+                self._broken = (feed, first)
+                raise
             is_step = self.stepper.has_stepped
             if self._between(feed, first):
                 return True
-            if self._stopping:
+            if self.place.stopped:
                 return False
             first = feed.taken if is_step else first
 
@@ -186,8 +222,14 @@ class Session(Between):
         if self._keeper is None:
             self._without_batches(optimizer)
         if scaler is not None and all(each is not scaler for each in self._scalers()):
+            if not hasattr(scaler, "is_enabled"):
+                raise UsageError(f"run.step: scaler must be a GradScaler, not {scaler!r}")
             # Not yet: what a checkpoint has for it is another scale than this loss's.
             self._late_scaler = scaler
+            self.teller.once(
+                "warning: the scaler is not registered: after a restart its first step has "
+                "another scale; run.register(..., scaler=scaler)"
+            )
         self.stepper.step(optimizer, loss=loss, scaler=scaler, closure=closure)
 
     def _scalers(self) -> Iterable[Any]:
@@ -208,11 +250,17 @@ class Session(Between):
 
     def log(self, **values: float | Tensor) -> None:
         """Add numbers to this step's reading: `log(mel=loss_mel)` is train/mel."""
-        self.stepper.log(**values)
+        if not self._is_behind:
+            self.stepper.log(**values)
 
     def best(self, value: float | Tensor, *, mode: Mode = "min", name: str = "metric") -> bool:
         """Take in a validation's value; whether it is the best so far: then the state is kept."""
-        number = float(value)
+        if self._is_behind:
+            return False
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"run.best: {name} must be one number, not {value!r}") from error
         better = self.best_values.better(name, number, mode, self.step_number)
         self.stepper.log(**{f"val/{name}": number})
         if better:
@@ -226,5 +274,12 @@ class Session(Between):
             self._why = "request"
 
     def stop(self) -> None:
-        """End the loop after this pass, as if all epochs were done."""
-        self._stopping = True
+        """End the loop after this pass, as if all epochs were done; it stays so at a restart."""
+        self.place.stopped = True
+
+
+def _whole(value: Any, name: str, *, least: int) -> int:
+    """A count that a person gave."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} must be a whole number from {least} on, not {value!r}")
+    return value

@@ -164,8 +164,8 @@ class Stepper:
         if optimizer is None and len(self.watched) == 1:
             return next(iter(self.watched.items()))
         known = ", ".join(self.watched)
-        what = "which optimizer?" if optimizer is None else "this optimizer is not registered"
-        raise ValueError(f"{what} Known are: {known}")
+        what = "which optimizer?" if optimizer is None else "this optimizer is not registered;"
+        raise ValueError(f"{what} known are: {known}")
 
     def _note(self, name: str, watched: Watched, measured: Measured) -> None:
         values, keys = self._values, self._keys[name]
@@ -383,7 +383,10 @@ class Stepper:
 def _plain(value: float | Tensor, what: str) -> float | Tensor:
     """A number that is here, or a tensor on a device that is not waited for."""
     if not isinstance(value, Tensor):
-        return float(value)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{what} must be a number, not {value!r}") from None
     if value.numel() != 1:
         raise ValueError(f"{what} must be one number, not {tuple(value.shape)}: take its mean")
     return value.detach() if value.is_cuda else float(value.item())

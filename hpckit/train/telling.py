@@ -46,13 +46,14 @@ class Teller:
         if self.ledger is None or not self.speaks:
             return
         self._waiting.append((kind, data))
-        self._tried_at = 0.0
-        self.write_waiting()
+        self.write_waiting(at_once=True)
 
-    def write_waiting(self) -> None:
+    def write_waiting(self, *, at_once: bool = False) -> None:
         """In order: what comes later may build on what came before."""
         now = time.monotonic()
-        if not self._waiting or self.ledger is None or now - self._tried_at < AGAIN_S:
+        if not self._waiting or self.ledger is None:
+            return
+        if not at_once and now - self._tried_at < AGAIN_S:
             return
         self._tried_at = now
         try:

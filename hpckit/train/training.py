@@ -18,7 +18,7 @@ from hpckit.train.healing import Healer
 from hpckit.train.keeper import Keeper
 from hpckit.train.place import Place
 from hpckit.train.ranks import Ranks
-from hpckit.train.registry import Registry
+from hpckit.train.registry import Registry, refuse_unnamed
 from hpckit.train.stepper import Stepper
 from hpckit.train.surroundings import Surroundings
 from hpckit.train.telling import Teller
@@ -59,12 +59,13 @@ class Training:
 
     # What a person says at first.
 
-    def register(self, clip: Any = None, **things: Any) -> None:
+    def register(self, *unnamed: Any, clip: Any = None, **things: Any) -> None:
         """Name what is state: models, optimizers, schedules, a scaler, whatever has state_dict.
 
         `clip` is a norm, a `Clip`, or these by optimizer; the spec's `monitor.optimizers` stands
         above it.
         """
+        refuse_unnamed(unnamed)
         if clip is not None:
             self._clips = given_by_name(clip)
         for name, thing in things.items():

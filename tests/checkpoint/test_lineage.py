@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from hpckit.checkpoint.lineage import Start, counts, starts
+from hpckit.checkpoint.lineage import Start, believed, counts, starts
 from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Event
 
@@ -60,3 +61,32 @@ def test_it_counts_where_no_later_segment_took_up_before(
 
 def test_without_a_word_in_the_ledger_all_count() -> None:
     assert counts(5, A1, [])
+
+
+def at(second: int, kind: str, attempt: int) -> Event:
+    """Its step is the second."""
+    told = event(kind, attempt=attempt, launch=1, step=second)
+    return dataclasses.replace(told, time=f"2026-07-20T02:14:{second:02d}Z")
+
+
+def seconds(events: list[Event]) -> list[int]:
+    return [each.data["step"] for each in events]
+
+
+@pytest.mark.parametrize("kind", ["incident", "rollback", "stopped", "resumed"])
+def test_what_an_attempt_writes_when_a_later_one_has_begun_is_not_believed(kind: str) -> None:
+    events = [at(1, "resumed", 1), at(2, kind, 1), at(3, "resumed", 2), at(4, kind, 1)]
+    assert seconds(believed(events)) == [1, 2, 3]
+    # As little when the later one has taken up again since, or has not said anything else.
+    assert seconds(believed([*events, at(5, "resumed", 2), at(6, kind, 2)])) == [1, 2, 3, 5, 6]
+
+
+def test_attempts_come_in_their_order_though_their_clocks_differ() -> None:
+    events = [at(1, "resumed", 2), at(1, "incident", 1), at(2, "rollback", 2)]
+    assert [(e.data["attempt"], e.kind) for e in believed(events)] == [
+        (1, "incident"), (2, "resumed"), (2, "rollback"),
+    ]  # fmt: skip
+
+
+def test_only_what_trainings_write_is_their_word() -> None:
+    assert believed([at(1, "attempt", 1), at(2, "finished", 1), event("incident")]) == []

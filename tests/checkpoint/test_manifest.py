@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hpckit.checkpoint import manifest
 from hpckit.checkpoint.manifest import Checkpoint, Word
 from hpckit.checkpoint.names import Segment
-from tests.checkpoint.made import SECOND, make, plain
+from tests.checkpoint.made import SECOND, make, plain, store_of
 
 
 def rewrite(checkpoint: Checkpoint, **keys: object) -> Checkpoint | None:
@@ -52,6 +53,23 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
     (made.path / "manifest.json").unlink()
     assert manifest.read(made.path) is None
     assert manifest.read(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "good.json"])
+def test_one_that_cannot_be_read_is_passed_over_and_the_others_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made = [make(tmp_path, step, good=step) for step in (1, 2)]
+    read = manifest.read_json
+
+    def stale(path: Path) -> object:
+        if path == made[1].path / name:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(manifest, "read_json", stale)
+    expected = {1: 1} if name == "manifest.json" else {1: 1, 2: None}
+    assert {each.step: each.confirmed_at for each in store_of(tmp_path).all()} == expected
 
 
 def test_a_torn_manifest_is_none_wherever_it_was_cut(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_the_best_stays_and_what_was_best_before_goes() -> None:
     assert deleted(checkpoints, keep=3) == [0, 100, 300, 400]
 
 
+def test_the_newest_good_best_one_stays_until_a_newer_best_one_is_good() -> None:
+    checkpoints = [good(step, best=step in (100, 200)) for step in range(0, 800, 100)]
+    assert 200 not in deleted([*checkpoints, plain(800, best=True)], keep=1)
+    assert 200 in deleted([*checkpoints, good(800, best=True)], keep=1)
+
+
 def test_one_of_every_so_many_steps_stays() -> None:
     checkpoints = [good(step) for step in range(0, 1000, 100)]
     assert deleted(checkpoints, keep=1, keep_every=400) == [100, 200, 300, 500, 600, 700]
@@ -110,6 +116,7 @@ def look_at_a_random_case(dice: random.Random) -> None:
     assert all(each in stays for each in all_good[-2:])
     assert all(each in stays for each in ordered[-max(1, rules.keep) :])
     assert all(each in stays for each in [e for e in ordered if e.best][-1:])
+    assert all(each in stays for each in [e for e in all_good if e.best][-1:])
     after = ordered.index(all_good[-1]) + 1 if all_good else 0
     assert all(each in stays for each in ordered[after:] if each.finite is not False)
     if rules.keep_every:
@@ -117,7 +124,7 @@ def look_at_a_random_case(dice: random.Random) -> None:
         assert stretches == {each.step // rules.keep_every for each in stays}
     assert all(each.step <= newest_step for each in going if each not in on)
     # And nothing is kept twice: the rest goes, and a second look finds nothing more.
-    most = 2 + max(1, rules.keep) + 1 + len(ordered[after:])
+    most = 2 + max(1, rules.keep) + 2 + len(ordered[after:])
     assert rules.keep_every or len(stays) <= most
     assert to_delete(stays, [], rules, newest_step) == []
 

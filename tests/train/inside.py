@@ -61,8 +61,16 @@ class Lives:
         self.sessions.append(run)
         return run
 
+    def other(self) -> Lives:
+        """Another run, beside this one."""
+        made = Lives(self.folder.with_name(f"{self.folder.name}-other"), self.monkeypatch)
+        made.sessions = self.sessions
+        return made
+
     def end(self) -> None:
         for each in self.sessions:
+            # A process that died in the midst of its loop, and not one that left it by break.
+            each._broken = None
             each.close()
             atexit.unregister(each.close)
         self.sessions.clear()

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from hpckit.checkpoint import manifest
+from hpckit.checkpoint import manifest, retention
+from hpckit.checkpoint.manifest import Word
 from hpckit.train import saving
+from hpckit.train.saving import Saver
 from tests.train.inside import Lives, Training, lives, said
 
 
@@ -190,6 +192,81 @@ def test_the_same_trouble_is_not_told_at_every_step(
     training.go(each=lambda s: life.folder.rename(f"{life.folder}-x") if s == 12 else None)
     lines = [line for line in told(capsys) if "is gone" in line]
     assert ["tries again" in line for line in lines] == [True, False]
+
+
+def test_a_save_that_is_whole_stays_though_old_ones_cannot_be_looked_at(
+    life: Lives, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = life.begin(checkpoint={"every": "10 steps", "confirm_steps": 5, "keep": 9})
+
+    def refuse(*args: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    life.monkeypatch.setattr("hpckit.checkpoint.retention.to_delete", refuse)
+    Training(run, epochs=3).go()
+    assert whole(life) == [0, 10, 20, 30]
+    assert [each.is_good for each in life.store.all()] == [True, True, True, False]
+    lines = said(capsys)
+    assert len([line for line in lines if "old checkpoints could not be looked at" in line]) >= 1
+    assert not [line for line in lines if "failed" in line or "could not be written" in line]
+
+
+def test_the_last_save_waits_for_room_and_says_nothing_of_it(
+    life: Lives, capsys: pytest.CaptureFixture[str]
+) -> None:
+    life.monkeypatch.setattr(saving, "PATIENCE_S", 0.01)
+    run = life.begin(checkpoint={"every": "1000 steps"})
+    write, refused = saving._written, []
+
+    def full(path: Path, part: Any) -> dict[str, int]:
+        if "00000020" in str(path) and len(refused) < saving.LAST_CHANCES - 1:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, part)
+
+    life.monkeypatch.setattr(saving, "_written", full)
+    Training(run, epochs=2).go()
+    assert len(refused) == saving.LAST_CHANCES - 1
+    assert whole(life) == [0, 20]
+    assert told(capsys) == []
+
+
+def saver(life: Lives, **more: Any) -> Saver:
+    about: dict[str, Any] = {"rank": 0, "world_size": 1, "tell": print, "drop": print, **more}
+    return Saver(store=life.store, rules=retention.Rules(), **about)
+
+
+def test_with_two_saves_on_their_way_a_third_waits(life: Lives) -> None:
+    made, go_on, done = saver(life), threading.Event(), []
+
+    def slow(task: Any) -> None:
+        assert go_on.wait(30)
+        done.append(task)
+
+    life.monkeypatch.setattr(made, "_save", slow)
+    tasks: list[Any] = ["first", "second", "third"]
+    for task in tasks[:2]:
+        made.save(task)
+    third = threading.Thread(target=made.save, args=tasks[2:])
+    third.start()
+    third.join(0.2)
+    assert third.is_alive()
+    assert done == []
+    go_on.set()
+    third.join(30)
+    made.close()
+    assert done == tasks
+
+
+def test_nobody_waits_for_a_rank_when_another_ones_files_will_not_come(life: Lives) -> None:
+    folder = life.folder / "checkpoints" / "step-00000010.a1-l1"
+    folder.mkdir(parents=True)
+    Word(files={}).write(folder, 0)
+    # Of rank 2 there is no word at all.
+    Word(files={}, finite=False, failed="No space left on device").write(folder, 1)
+    life.monkeypatch.setattr(saving, "WORDS_S", 2.0)
+    with pytest.raises(OSError, match="rank 1: No space left on device"):
+        saver(life, world_size=3)._words(folder)
 
 
 def test_nothing_half_written_counts(life: Lives) -> None:

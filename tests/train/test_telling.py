@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.optim import lr_scheduler
 from hpckit.ledger import Ledger
 from hpckit.monitor.incident import Incident
 from hpckit.train import progress as progress_module
+from hpckit.train import telling
 from hpckit.train.forgotten import Forgotten
 from hpckit.train.params import Params, merged
 from hpckit.train.progress import Progress
@@ -155,6 +157,57 @@ def test_a_ledger_that_cannot_be_written_is_told_once_and_stops_nobody(tmp_path:
     tells.write("resumed", step=2)
     assert len(stream.getvalue().splitlines()) == 1
     assert "the ledger could not be written" in stream.getvalue()
+
+
+def refusing(tells: Teller, times: int) -> None:
+    """The disk refuses so many lines."""
+    assert tells.ledger is not None
+    write, left = tells.ledger.write, [times]
+
+    def refuse(kind: str, **data: Any) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(kind, **data)
+
+    tells.ledger.write = refuse  # type: ignore[method-assign]
+
+
+def written(folder: Path) -> list[int]:
+    return [each.data["step"] for each in Ledger(folder / "ledger").events()]
+
+
+def test_a_line_that_was_refused_is_written_before_those_that_come_after_it(
+    tmp_path: Path,
+) -> None:
+    tells, _ = teller(tmp_path)
+    refusing(tells, 2)
+    for step in (1, 2):
+        tells.write("rollback", step=step)
+        assert written(tmp_path) == []
+    tells.write("rollback", step=3)
+    assert written(tmp_path) == [1, 2, 3]
+
+
+def test_a_line_that_was_refused_is_tried_again_after_a_while_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("hpckit.train.telling.time.monotonic", lambda: now[0])
+    tells, _ = teller(tmp_path)
+    refusing(tells, 2)
+    tells.write("rollback", step=1)
+    now[0] += telling.AGAIN_S / 2
+    tells.write_waiting()
+    now[0] += telling.AGAIN_S / 2
+    # Refused once more: it was not tried in between.
+    tells.write_waiting()
+    assert written(tmp_path) == []
+    tells.write_waiting()
+    assert written(tmp_path) == []
+    tells.write_waiting(at_once=True)
+    tells.write_waiting(at_once=True)
+    assert written(tmp_path) == [1]
 
 
 # What was forgotten.
