@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,7 +105,6 @@ class Between(Training):
             keeper.confirm(stepper.judged[-1][0] + 1)
         self._obey()
         self.teller.write_waiting()
-        self._planned.look()
         self._look_once()
         self._show()
         return False
@@ -122,8 +120,7 @@ class Between(Training):
     def _save_broken(self) -> None:
         """The program ends, and has left its loop by `break`."""
         broken, self._broken = self._broken, None
-        if broken is None or getattr(sys, "last_value", None) is not None:
-            # It was no break: an error ended the body, and whatever it did is not over.
+        if broken is None:
             return
         if self.ranks.size > 1:
             self.teller.say("warning: the loop was left by break, and its end is not saved")
@@ -285,7 +282,8 @@ class Between(Training):
             self.teller.say(f"warning: params.{path} was changed, and nothing has read it since")
 
     def close(self) -> None:
-        """Have all written that is on its way."""
+        """Have all written that is on its way, and workers ended, who hear no SIGTERM."""
+        self._close_feeds()
         if self._keeper is not None:
             self._save_broken()
             self._keeper.saver.close()

@@ -23,6 +23,8 @@ class Place:
     taken: int = 0
     # What the epoch began with; None where it has not begun.
     begun: dict[str, Any] | None = None
+    # What the next one begins with, where none is open.
+    between: dict[str, Any] | None = None
     skip: list[Window] = field(default_factory=list)
     # The program ended the loop before its time.
     stopped: bool = False

@@ -15,9 +15,12 @@ is alive, and both optimizers of a GAN have stepped.
 
 from __future__ import annotations
 
+import dis
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -146,7 +149,7 @@ class Session(Between):
             # What the program does between its loops it has done to the state that was loaded.
             self._returning.once_more()
         if loop > self.place.loop:
-            self.place = Place(loop=loop)
+            self.place, self._feed = Place(loop=loop), None
             self._is_open = False
             self.trail = Trail()
             self.least = self.step_number
@@ -173,6 +176,9 @@ class Session(Between):
     def _open(self, feed: Feed) -> Iterator[Any]:
         place = self.place
         feed.skip = list(place.skip)
+        if place.between is not None:
+            feed.put(place.between)
+            place.between = None
         batches = feed.epoch(place.epoch, start=place.taken, begun=place.begun)
         if self._random is not None:
             random_states.restore(self._random)
@@ -195,11 +201,13 @@ class Session(Between):
             waited = time.perf_counter() - began
             for batch in taken:
                 self._data.note(batch, waited / len(taken), feed.length)
+            # Not at the end of the pass before: a schedule may have moved after that epoch.
+            self._planned.look()
             try:
                 yield taken if accumulate > 1 else taken[0]
             except GeneratorExit:
-                # A `break`, or an error in the body: which of them, shows later.
-                self._broken = (feed, first)
+                if _left_by_break():
+                    self._broken = (feed, first)
                 raise
             is_step = self.stepper.has_stepped
             if self._between(feed, first):
@@ -276,6 +284,20 @@ class Session(Between):
     def stop(self) -> None:
         """End the loop after this pass, as if all epochs were done; it stays so at a restart."""
         self.place.stopped = True
+
+
+def _left_by_break() -> bool:
+    """Whether the program has left its loop on purpose, and not by an error in its body.
+
+    Both close the generator in the same way. A `break` or a `return` takes it off the program's
+    stack by an instruction of its own; an error does so at the instruction that failed.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    if frame is None or frame.f_lasti < 0:
+        return False
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("POP_TOP", "POP_ITER")
 
 
 def _whole(value: Any, name: str, *, least: int) -> int:

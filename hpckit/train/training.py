@@ -151,8 +151,9 @@ class Training:
     def own_state(self) -> dict[str, Any]:
         """What is this rank's own."""
         place = self.place.state_dict()
-        if self._is_open and self._feed is not None:
-            place["begun"] = self._feed.state_dict()
+        if self._feed is not None:
+            place["begun"] = self._feed.state_dict() if self._is_open else None
+            place["between"] = None if self._is_open else self._feed.between()
         state = {
             "random": random_states.capture(),
             "place": place,

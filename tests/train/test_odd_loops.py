@@ -33,6 +33,20 @@ def test_a_loop_that_is_left_by_break_is_saved_where_it_was_left(life: Lives) ->
     assert_same(saved["items"]["model"]["state"], dict(training.weights()))
 
 
+def test_an_error_in_the_body_is_no_break(life: Lives) -> None:
+    run = life.begin(checkpoint={"every": "100d"})
+    training = Training(run)
+
+    def fail(step: int) -> None:
+        if step == 13:
+            raise KeyError("in the body, after its step")
+
+    with pytest.raises(KeyError):
+        training.go(after=fail)
+    run.close()
+    assert [each.step for each in life.wait().all()] == [0]
+
+
 def test_a_break_from_an_epoch_s_loop_loses_no_step(life: Lives) -> None:
     run = life.begin()
     training = Training(run, schedule=None)

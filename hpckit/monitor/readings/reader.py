@@ -111,7 +111,7 @@ def _valid(lines: list[bytes], limit: float) -> Iterator[list[bytes]]:
         if step < limit:
             found.append([line])
             limit = step
-        elif step == limit == after:
+        elif found and step == limit == after:
             found[-1].append(line)
         after = step
     return (rows[::-1] for rows in reversed(found))

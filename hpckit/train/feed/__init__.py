@@ -94,6 +94,16 @@ class Feed:
             return None
         return {**self.begun, "now": {"taken": self.taken, **self._source.now()}}
 
+    def between(self) -> dict[str, Any]:
+        """What the next epoch begins with, as plain data, where none is open."""
+        return {**self._source.begun(), "length": self.length}
+
+    def put(self, between: dict[str, Any]) -> None:
+        """Stand before an epoch as the feed of another process did; not one of other data."""
+        if between["length"] == self.length:
+            generators.restore(self.loader, between["generators"])
+            self._source.put(between)
+
     @property
     def length(self) -> int | None:
         """Batches in an epoch, left-out ones too; None where nobody knows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +53,9 @@ class Ordered:
     def begun(self) -> dict[str, Any]:
         return {"generators": generators.capture(self._theirs), "seed": self._seed}
 
+    def put(self, between: dict[str, Any]) -> None:
+        self._seed = between["seed"]
+
     def now(self) -> dict[str, Any]:
         return {"generators": generators.capture(self._theirs)}
 
@@ -82,7 +87,8 @@ class Ordered:
 
         self._served.serve(order, lambda batch: batch >= start and wanted(batch), task)
         self._generator.manual_seed(seed)
-        self._batches = iter(self._inner)
+        with _deaf_workers():
+            self._batches = iter(self._inner)
 
     def _put_generators(self, now: dict[str, Any], order: Order) -> None:
         """To where they stood: the training, or items without workers, may have drawn from them."""
@@ -108,6 +114,20 @@ class Ordered:
         self._batches = None
         stop(self._inner._iterator)
         self._inner._iterator = None
+
+
+@contextlib.contextmanager
+def _deaf_workers() -> Iterator[None]:
+    """Who is started in here never hears SIGTERM.
+
+    A scheduler sends it to every process of a job, and torch raises in the midst of a training
+    whose worker died of it: they are needed until the training has saved.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop(batches: Any) -> None:

@@ -25,15 +25,23 @@ class Replayed:
         self._batches: Iterator[Any] | None = None
         self._next = 0
         self._drawn = 0
+        self._behind = 0
 
     @property
     def length(self) -> int | None:
         return promised(self._theirs)
 
     def begun(self) -> dict[str, Any]:
-        begun = {"generators": generators.capture(self._theirs), "drawn": self._drawn}
+        drawn = max(self._drawn, self._behind)
+        begun = {"generators": generators.capture(self._theirs), "drawn": drawn}
         # Before its first epoch a StatefulDataLoader would have to start its workers to answer.
         return begun if isinstance(self._theirs, DataLoader) else begun | self.now()
+
+    def put(self, between: dict[str, Any]) -> None:
+        # What another process has drawn from it is to be drawn once more.
+        self._behind = between["drawn"]
+        if "loader" in between:
+            self._theirs.load_state_dict(between["loader"])
 
     def now(self) -> dict[str, Any]:
         return {"loader": self._theirs.state_dict()} if self._has_state else {}
