@@ -39,6 +39,8 @@ class Where(Protocol):
     def length(self) -> int | None:
         """Batches in an epoch, where that is known."""
 
+    def between(self) -> dict[str, Any] | None: ...
+
     def state_dict(self) -> dict[str, Any]:
         """What makes this epoch's order once more."""
 

@@ -64,7 +64,7 @@ class HpckitCallback(TrainerCallback):
             )
         counted = Counted(trainer)
         session.register(
-            self._clip,
+            clip=self._clip,
             model=trainer.model,
             optimizer=trainer.optimizer,
             schedule=trainer.lr_scheduler,

@@ -68,6 +68,9 @@ class Where:
         except TypeError:
             return None
 
+    def between(self) -> None:
+        """The framework's own state says what its next epoch begins with."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"random": self.begun}
 

@@ -65,7 +65,7 @@ class HpckitCallback(Callback):
                 "use one device, DDPStrategy or ModelParallelStrategy",
             )
         state = LightningState(trainer, self)
-        session.register(self._clip, model=pl_module, **_optimizers(trainer, self._names))
+        session.register(clip=self._clip, model=pl_module, **_optimizers(trainer, self._names))
         for name, schedule in _numbered("schedule", _schedules(trainer)).items():
             session.register(**{name: schedule})
         session.register(scaler=_scaler(trainer), lightning=state)

@@ -41,6 +41,9 @@ class Loaders:
         number = self.trainer.num_training_batches
         return None if number == float("inf") else int(number)
 
+    def between(self) -> None:
+        """The framework's own state says what its next epoch begins with."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"loaders": [each.feed.state_dict() for each in self.all]}
 

@@ -35,6 +35,8 @@ STATE = "state.pt"
 SHARDED = "sharded"
 # How long rank 0 waits for the others' words: their folder may be slow.
 WORDS_S = 300.0
+# Once the program itself is over: most likely a rank has died, and nobody is to wait for its word.
+ENDING_S = 20.0
 LOOK_S = 0.05
 # After a save that failed, no other is tried for so long.
 PAUSE_S = 60.0
@@ -287,6 +289,8 @@ class Saver:
                     raise OSError(errno.EIO, f"rank {rank}: {word.failed}", str(folder))
             if len(there) == self.world_size:
                 return there
+            if not threading.main_thread().is_alive():
+                until = min(until, time.monotonic() + ENDING_S)
             if time.monotonic() > until:
                 missing = ", ".join(str(i) for i, word in enumerate(words) if word is None)
                 raise OSError(errno.ETIMEDOUT, f"no word from rank {missing}", str(folder))
