@@ -160,6 +160,8 @@ class Hosted(Session):
         self._may_save = may_save or self._waits
         went_back = self._between(self._where, self._first)  # type: ignore[arg-type]
         self._first = self._where.taken
+        # By now the framework has moved the schedules that move with steps.
+        self._planned.look()
         if went_back:
             self.place = here
             self.stepper.agreed.clear()
