@@ -94,3 +94,14 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     # What still runs may write there.
     subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The same numbers in every process, however many threads it would have."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

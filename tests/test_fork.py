@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hpckit.checkpoint import manifest
 from hpckit.errors import HpckitError, NotFound, UsageError
@@ -24,16 +23,11 @@ EVERY = {"every": "10 steps", "confirm_steps": 10, "keep": 9}
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
+def steady(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def wait(session: Any) -> None:
         session._keeper.saver.wait()
 
     monkeypatch.setattr("hpckit.train.session.Session._show", wait)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

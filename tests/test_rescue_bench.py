@@ -22,12 +22,7 @@ from benchmarks.rescue.loop import Outcome
 NORMS = [1.0, 3.0, 2.0, 2.5, 1.5, 40.0, 2.0, 1.8, 2.2, 0.7]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_clipping_is_that_of_pytorch():

@@ -26,8 +26,10 @@ from hpckit.train.snapshots import (
     live_tensors,
 )
 
-# Steps between two snapshots in memory: with 100 steps to confirm one, at most 150 are replayed.
-MEMORY_EVERY = 50
+# Steps between two snapshots in memory; with 100 steps to confirm one, and none held back, at most
+# 125 are replayed. Where few fit, so that most of them would wait to be confirmed: twice as many.
+MEMORY_EVERY = 25
+FEW = 8
 # A save that is due for so long, while one is being written, is told.
 SLOW_S = 60.0
 # Bad steps that are remembered while a state waits to be confirmed.
@@ -76,7 +78,8 @@ class Keeper:
     # When.
 
     def is_due_in_memory(self, step: int) -> bool:
-        return step % MEMORY_EVERY == 0 and self.ring.capacity > 0
+        every = MEMORY_EVERY if self.ring.capacity >= FEW else 2 * MEMORY_EVERY
+        return step % every == 0 and self.ring.capacity > 0
 
     def is_due(self, step: int, epoch: int | None = None) -> bool:
         """Whether to save: rank 0 asks, and all obey at one step.
@@ -114,39 +117,40 @@ class Keeper:
     # Taking.
 
     def take(
+        self, step: int, state: dict[str, Any], own: dict[str, Any], *, good: bool = False
+    ) -> Snapshot:
+        """Copy the state after a step, for whoever keeps it."""
+        snapshot = self.taker.take(step, state, own)
+        snapshot.good = True if good or step == 0 else None
+        return snapshot
+
+    def to_disk(
         self,
-        step: int,
-        state: dict[str, Any],
-        own: dict[str, Any],
+        snapshot: Snapshot,
         *,
-        why: str | None,
+        why: str,
         about: dict[str, Any],
         plain: dict[str, Any],
-        good: bool = False,
         sharded: Callable[[Path], Callable[[], str | None]] | None = None,
-    ) -> Snapshot:
-        """Keep the state after a step: in memory, and on disk where there is a reason."""
-        snapshot = self.taker.take(step, state, own)
-        snapshot.about, snapshot.plain = about, plain
-        snapshot.good = True if good or step == 0 else None
-        if why is not None:
-            self.taker.hold(snapshot)
-        if sharded is None:
-            self.ring.add(snapshot)
-        else:
-            # What is here of it is not all that one would have to go back to.
-            self.taker.drop(snapshot)
-        if why is not None:
-            folder = self.store.folder / folder_name(step, self.segment)
-            # An epoch's end after its last step has the same folder: there it is already.
-            is_new, self._newest = folder != self._newest, folder
-            later = sharded(folder / SHARDED) if sharded is not None and is_new else None
-            self.saver.save(
-                Task(snapshot=snapshot, segment=self.segment, why=why, about=about, sharded=later)
+    ) -> None:
+        """Have it written: with what is told `about` it, and this rank's `plain` numbers."""
+        self.taker.hold(snapshot)
+        folder = self.store.folder / folder_name(snapshot.step, self.segment)
+        # An epoch's end after its last step has the same folder: there it is already.
+        is_new, self._newest = folder != self._newest, folder
+        later = sharded(folder / SHARDED) if sharded is not None and is_new else None
+        self.saver.save(
+            Task(
+                snapshot=snapshot,
+                segment=self.segment,
+                why=why,
+                about=about,
+                plain=plain,
+                sharded=later,
             )
-            self._saved_at, self._saved_step = time.monotonic(), step
-            self._saved_epoch = about.get("epoch", 0)
-        return snapshot
+        )
+        self.resumed(snapshot.step, about.get("epoch", 0))
+        self._saved_at = time.monotonic()
 
     def make_room(self, state: dict[str, Any], own: dict[str, Any]) -> None:
         """Now that the optimizers have their moments: how many of these fit into memory."""

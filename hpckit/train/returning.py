@@ -45,40 +45,45 @@ class Returning:
     # Taking.
 
     def take(self, why: str | None, *, is_good: bool = False) -> None:
+        """Keep the state as it is now: in memory, and on disk where there is a reason."""
         session, keeper = self.session, self.keeper
-        step = session.step_number
         in_memory = keeper.ring.capacity > 0 and not self._is_sharded
         if why is None and not in_memory:
             return
-        place = session.place
-        about = {
-            "epoch": place.epoch,
-            "batch": place.taken,
+        shared = session.shared_state(sharded=self._is_sharded)
+        snapshot = keeper.take(session.step_number, shared, session.own_state(), good=is_good)
+        if why is not None:
+            keeper.to_disk(
+                snapshot,
+                why=why,
+                about=self._about(),
+                plain=session.plain_state(),
+                sharded=self.sharded.save if self._is_sharded else None,
+            )
+        if self._is_sharded:
+            # What is here of it is not all that one would have to go back to.
+            keeper.taker.drop(snapshot)
+        else:
+            keeper.ring.add(snapshot)
+
+    def _about(self) -> dict[str, Any]:
+        """What the manifest tells of it."""
+        session = self.session
+        models = session.registry.of_kind("module").values()
+        return {
+            "epoch": session.place.epoch,
+            "batch": session.place.taken,
             "changes": len(session.healer.plans),
             "best": session.is_best,
             "metrics": {k: v for k, v in session.best_values.values.items() if math.isfinite(v)},
-            "params": self._parameters(),
+            "params": sum(each.numel() for model in models for each in model.parameters()),
         }
-        keeper.take(
-            step,
-            session.shared_state(sharded=self._is_sharded),
-            session.own_state(),
-            why=why,
-            about=about,
-            plain={} if why is None else session.plain_state(),
-            good=is_good,
-            sharded=self.sharded.save if self._is_sharded else None,
-        )
 
     def make_room(self) -> None:
         """After the first step, when all state is there: memory for going back."""
         if not self._is_sharded:
             session = self.session
             self.keeper.make_room(session.shared_state(sharded=False), session.own_state())
-
-    def _parameters(self) -> int:
-        models = self.session.registry.of_kind("module").values()
-        return sum(each.numel() for model in models for each in model.parameters())
 
     # Coming back after an end.
 

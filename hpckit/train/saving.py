@@ -59,6 +59,8 @@ class Task:
     segment: Segment
     why: str
     about: dict[str, Any]
+    # Of this rank, what only a checkpoint on disk needs.
+    plain: dict[str, Any]
     # Of a sharded training: waits until torch's own checkpoint is written; what is not finite.
     sharded: Callable[[], str | None] | None = None
 
@@ -227,7 +229,7 @@ class Saver:
             return None
         folder.mkdir(parents=True, exist_ok=True)
         snapshot.wait()
-        parts = {f"rank-{self.rank}.pt": {**snapshot.own, **snapshot.plain}}
+        parts = {f"rank-{self.rank}.pt": {**snapshot.own, **task.plain}}
         if self.rank == 0:
             parts[STATE] = {"format": manifest.FORMAT, **snapshot.state}
         files = {name: _written(folder / name, part) for name, part in parts.items()}

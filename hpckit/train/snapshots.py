@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from hpckit.train.tree import mapped, tensors_of
 
 # A share of the memory that is free; the rest belongs to the training.
 SHARE = 0.25
-MOST = 8
+MOST = 12
+# Steps that memory looks back; what lies farther is on disk.
+HORIZON = 1000
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,13 +34,10 @@ class Snapshot:
     state: dict[str, Any]
     own: dict[str, Any]
     buffers: list[Tensor]
-    # Numbers and texts of this rank that only a checkpoint on disk needs.
-    plain: dict[str, Any] = field(default_factory=dict)
     # None while it is undecided.
     good: bool | None = None
     # Who else still reads it: a writer.
     users: int = 0
-    about: dict[str, Any] = field(default_factory=dict)
     # Set on a GPU, when the copies have been done.
     copied: Any = None
 
@@ -58,24 +57,25 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: list[list[Tensor]] = []
+        self._length: int | None = None
         self._lock = threading.Lock()
 
-    def take(self, like: list[Tensor]) -> list[Tensor]:
-        """Memory for these tensors: used before, where there is such."""
+    def take(self) -> list[Tensor]:
+        """Memory of a snapshot that nobody reads any more; none where there is none."""
         with self._lock:
-            for index, buffers in enumerate(self._free):
-                if _fits(buffers, like):
-                    return self._free.pop(index)
-            # Of another shape: the optimizer had no moments yet.
-            self._free.clear()
-        return [_on_host(each) for each in like]
+            return self._free.pop() if self._free else []
 
     def give(self, buffers: list[Tensor]) -> None:
         with self._lock:
-            self._free.append(buffers)
+            # Not what is from before the optimizer had its moments.
+            if self._length in (None, len(buffers)):
+                self._free.append(buffers)
 
     def prepare(self, like: list[Tensor], number: int) -> None:
-        """Touch memory for more of these, on a thread: the loop must not wait for it."""
+        """Touch memory for so many of these, on a thread: the loop must not wait for it."""
+        with self._lock:
+            self._length = len(like)
+            self._free.clear()
 
         def touch() -> None:
             for _ in range(number):
@@ -84,10 +84,8 @@ class Buffers:
         threading.Thread(target=touch, name="snapshot memory", daemon=True).start()
 
 
-def _fits(buffers: list[Tensor], like: list[Tensor]) -> bool:
-    return len(buffers) == len(like) and all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(buffers, like, strict=True)
-    )
+def _fits(buffer: Tensor, tensor: Tensor) -> bool:
+    return buffer.shape == tensor.shape and buffer.dtype == tensor.dtype
 
 
 def _on_host(tensor: Tensor) -> Tensor:
@@ -111,11 +109,18 @@ class Taker:
     @torch.no_grad()
     def take(self, step: int, state: dict[str, Any], own: dict[str, Any]) -> Snapshot:
         """Copy every tensor to host memory; the loop waits for no more than that."""
-        trees, live = _taken_apart({"state": state, "own": own})
-        buffers = self.buffers.take(live)
+        free = self.buffers.take()
+        buffers: list[Tensor] = []
+
+        def buffer(tensor: Tensor) -> Tensor:
+            index = len(buffers)
+            found = free[index] if index < len(free) and _fits(free[index], tensor) else None
+            buffers.append(found if found is not None else _on_host(tensor))
+            return buffers[-1]
+
+        made, live = _replaced({"state": state, "own": own}, buffer)
         if live:
             torch._foreach_copy_(buffers, live, non_blocking=True)
-        made = _filled(trees, buffers)
         snapshot = Snapshot(step=step, state=made["state"], own=made["own"], buffers=buffers)
         if any(each.is_cuda for each in live):
             # In order on the stream: the next step comes after it, and nobody waits here.
@@ -132,52 +137,32 @@ class Taker:
             self.buffers.give(snapshot.buffers)
 
 
-def _taken_apart(tree: dict[str, Any]) -> tuple[Any, list[Tensor]]:
-    """The containers, with places in them for the tensors, and these."""
-    places: dict[tuple[Any, ...], int] = {}
+def _replaced(tree: Any, by: Callable[[Tensor], Any]) -> tuple[Any, list[Tensor]]:
+    """The containers with each tensor replaced, and the tensors; a tied one once."""
+    known: dict[tuple[Any, ...], Any] = {}
     live: list[Tensor] = []
 
-    def placed(tensor: Tensor) -> _Place:
+    def replaced(tensor: Tensor) -> Any:
         tensor = _plain(tensor)
-        # Tied weights are one tensor with two names.
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-        if tensor.numel() == 0 or key not in places:
-            places[key] = len(live)
+        # Tied weights are one tensor with two names; what is empty lies nowhere.
+        place = tensor.data_ptr()
+        key = (place, tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        if not place or key not in known:
             live.append(tensor)
-        return _Place(places[key])
+            known[key] = by(tensor)
+        return known[key]
 
-    return mapped(tree, placed), live
+    return mapped(tree, replaced), live
 
 
 def live_tensors(state: dict[str, Any], own: dict[str, Any]) -> list[Tensor]:
     """The tensors that a snapshot of these would copy."""
-    return _taken_apart({"state": state, "own": own})[1]
-
-
-class _Place:
-    """Stands for a tensor until its copy is there."""
-
-    __slots__ = ("index",)
-
-    def __init__(self, index: int) -> None:
-        self.index = index
+    return _replaced({"state": state, "own": own}, lambda each: each)[1]
 
 
 def _plain(tensor: Tensor) -> Tensor:
     found = local_part(tensor).detach()
     return found.to_dense() if found.is_sparse else found
-
-
-def _filled(tree: Any, buffers: list[Tensor]) -> Any:
-    if isinstance(tree, _Place):
-        return buffers[tree.index]
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            tree[key] = _filled(value, buffers)
-        return tree
-    if isinstance(tree, list):
-        return [_filled(each, buffers) for each in tree]
-    return tuple(_filled(each, buffers) for each in tree) if isinstance(tree, tuple) else tree
 
 
 def first_bad(tensors: Mapping[str, Tensor], but: Collection[str] = ()) -> str | None:
@@ -258,8 +243,18 @@ class Ring:
         if bad is not None:
             return bad
         good = [each for each in self.all if each.good]
-        # The older of the undecided is the first to be good: the newest has to wait for it.
-        return good[0] if len(good) >= 2 else self.all[-1]
+        if len(good) < 2:
+            # The older of the undecided is the first to be good: the newest has to wait for it.
+            return self.all[-1]
+        now = self.all[-1].step
+        if now - good[0].step > HORIZON:
+            return good[0]
+        # The older they are the farther apart: of what grew slowly the onset is long ago.
+        inner = zip(good, good[1:], good[2:], strict=False)
+        gaps = [
+            ((after.step - before.step) / (now - each.step), each) for before, each, after in inner
+        ]
+        return min(gaps, key=lambda gap: gap[0])[1] if gaps else good[0]
 
     def _drop(self, snapshot: Snapshot) -> None:
         self.all.remove(snapshot)

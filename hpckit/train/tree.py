@@ -19,42 +19,60 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class CannotSave(UsageError):
-    """A value that no checkpoint can hold."""
+    """A value that no checkpoint can hold, and where it is."""
+
+    def __init__(self, what: str, hint: str = "", where: str = "") -> None:
+        super().__init__(f"{where.removeprefix('.')}: {what}", hint)
+        self.what, self.where = what, where
+
+    def inside(self, part: str) -> CannotSave:
+        """The same, seen from the container that it is in."""
+        return CannotSave(self.what, self.hint, part + self.where)
 
 
-def mapped(tree: Any, tensor: Callable[[Tensor], Any], where: str = "") -> Any:
+def mapped(tree: Any, tensor: Callable[[Tensor], Any]) -> Any:
     """The same containers, each anew, with every tensor replaced."""
+    kind = type(tree)
+    if kind in PLAIN:
+        return tree
     if isinstance(tree, Tensor):
         return tensor(tree)
-    if type(tree) in PLAIN:
-        return tree
-    if isinstance(tree, Mapping):
+    if isinstance(tree, (dict, Mapping)):
         made = OrderedDict() if isinstance(tree, OrderedDict) else {}
         for key, value in tree.items():
-            made[_key(key, where)] = mapped(value, tensor, f"{where}.{key}" if where else str(key))
+            plain = key if type(key) is str else _key(key)
+            # Where it is costs nothing unless somebody has to be told.
+            try:
+                made[plain] = mapped(value, tensor)
+            except CannotSave as error:
+                raise error.inside(f".{key}") from None
         return made
-    if isinstance(tree, (list, deque)):
-        return [mapped(each, tensor, f"{where}[{i}]") for i, each in enumerate(tree)]
-    if isinstance(tree, tuple):
-        return tuple(mapped(each, tensor, f"{where}[{i}]") for i, each in enumerate(tree))
+    if isinstance(tree, (list, tuple, deque)):
+        found = []
+        for value in tree:
+            try:
+                found.append(mapped(value, tensor))
+            except CannotSave as error:
+                raise error.inside(f"[{len(found)}]") from None
+        return tuple(found) if isinstance(tree, tuple) else found
     if isinstance(tree, (set, frozenset)):
-        return {mapped(each, tensor, where) for each in tree}
-    return _of_numpy(tree, tensor, where)
+        return {mapped(each, tensor) for each in tree}
+    return _of_numpy(tree, tensor)
 
 
-def _key(key: Any, where: str) -> Any:
+def _key(key: Any) -> Any:
     if type(key) in PLAIN or (isinstance(key, tuple) and all(type(each) in PLAIN for each in key)):
         return key
-    raise CannotSave(f"{where}: a key of type {type(key).__name__} cannot be saved: use a text")
+    raise CannotSave(f"a key of type {type(key).__name__} cannot be saved: use a text")
 
 
-def _of_numpy(value: Any, tensor: Callable[[Tensor], Any], where: str) -> Any:
+def _of_numpy(value: Any, tensor: Callable[[Tensor], Any]) -> Any:
     if type(value).__module__.partition(".")[0] == "numpy":
         import numpy
         import torch
 
         if isinstance(value, numpy.generic):
-            return mapped(value.item(), tensor, where)
+            return mapped(value.item(), tensor)
         if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
             return {ARRAY: tensor(torch.from_numpy(value.copy()))}
     if isinstance(value, (bool, int, float, str, bytes)):
@@ -62,7 +80,7 @@ def _of_numpy(value: Any, tensor: Callable[[Tensor], Any], where: str) -> Any:
         kinds: tuple[Any, ...] = (int, float, str, bytes)
         return next(kind(value) for kind in kinds if isinstance(value, kind))
     raise CannotSave(
-        f"{where}: {type(value).__name__} cannot be saved in a checkpoint",
+        f"{type(value).__name__} cannot be saved in a checkpoint",
         "save numbers, texts, lists, dicts and tensors, or an object with state_dict made of them",
     )
 

@@ -55,7 +55,7 @@ class Life:
 
 
 @pytest.fixture
-def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
+def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[Life]:
     before = signal.getsignal(signal.SIGTERM)
     logging.disable(logging.WARNING)
     yield Life(tmp_path, monkeypatch)

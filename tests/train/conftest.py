@@ -16,13 +16,9 @@ from tests.train.inside import Lives, lives
 
 
 @pytest.fixture(autouse=True)
-def steady() -> Iterator[None]:
-    """The same numbers in every run, and one thread: the machine is shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def steady(one_thread: None) -> None:
+    """The same numbers in every run."""
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,19 @@ def test_memory_of_another_shape_is_not_used() -> None:
     assert taken(taker, 2, a=torch.ones(4)).state["a"].tolist() == [1] * 4
 
 
+def test_memory_that_is_made_ahead_is_used_and_that_of_before_is_not() -> None:
+    taker = Taker()
+    before = taken(taker, 1, a=torch.ones(3))
+    taker.buffers.prepare([torch.ones(3), torch.ones(2), torch.ones(1)], 1)
+    [each.join() for each in threading.enumerate() if each.name == "snapshot memory"]
+    taker.drop(before)
+    (made,) = taker.buffers._free
+    later = taken(taker, 2, a=torch.ones(3), b=torch.full((2,), 5.0))
+    assert later.state["b"].data_ptr() == made[1].data_ptr()
+    assert later.state["b"].tolist() == [5, 5]
+    assert taker.buffers._free == []
+
+
 # What is not finite.
 
 
@@ -99,7 +114,7 @@ def test_whole_numbers_and_nothing_are_finite() -> None:
 
 @pytest.mark.parametrize(
     ("size", "processes", "expected"),
-    [(GB, 1, 8), (4 * GB, 1, 4), (4 * GB, 2, 2), (64 * GB, 1, 0), (0, 1, 8)],
+    [(GB, 1, 12), (4 * GB, 1, 4), (4 * GB, 2, 2), (64 * GB, 1, 0), (0, 1, 12)],
 )
 def test_a_share_of_the_free_memory_is_used(
     monkeypatch: pytest.MonkeyPatch, size: int, processes: int, expected: int
@@ -143,9 +158,25 @@ def test_the_newest_good_one_is_never_given_up() -> None:
     assert steps(found) == [0, 10, 20]
 
 
-def test_of_several_good_ones_the_oldest_goes() -> None:
+def test_of_two_good_ones_the_older_goes() -> None:
     found = ring(3, (0, True), (10, True), (20, None), (30, None))
     assert steps(found) == [10, 20, 30]
+
+
+def test_the_older_the_farther_apart_and_what_is_very_old_goes() -> None:
+    found = ring(11)
+    # As it goes on and on: of each the hundred steps after it are waited for.
+    for step in range(0, 5001, 25):
+        for each in found.all:
+            each.good = True if each.step <= step - 100 else None
+        found.add(taken(found.taker, step, a=torch.ones(1)))
+    ages = [5000 - step for step in steps(found)]
+    assert ages[-5:] == [100, 75, 50, 25, 0]
+    assert snapshots.HORIZON / 2 <= ages[0] <= snapshots.HORIZON + 100
+    gaps = [old - young for old, young in pairwise(ages)]
+    assert gaps == sorted(gaps, reverse=True)
+    # One is there at most twice as old as had to be.
+    assert all(old <= 2 * young for old, young in pairwise(ages[:-4]))
 
 
 def test_the_newest_good_one_before_a_step_or_one_further_back() -> None:
