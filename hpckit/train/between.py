@@ -53,7 +53,7 @@ class Between(Training):
         stepper = self.stepper
         self._forgotten = Forgotten(self.registry)
         self._keeper = self.around.keeper(self.ranks, self.teller)
-        self._keeper.saver.settle = self._settle
+        self._keeper.writer.settle = self._settle
         self._returning = Returning(self, self._keeper, self.around)
         resumed = self._returning.resume()
         atexit.register(self.close)

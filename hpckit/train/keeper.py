@@ -16,7 +16,7 @@ from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.names import Segment, folder_name
 from hpckit.checkpoint.store import Store
 from hpckit.spec.parts import Checkpoint as Settings
-from hpckit.train.saving import PAUSE_S, SHARDED, STATE, Saver, Task
+from hpckit.train.saving import PAUSE_S, Saver
 from hpckit.train.snapshots import (
     Ring,
     Snapshot,
@@ -25,6 +25,7 @@ from hpckit.train.snapshots import (
     how_many_fit,
     live_tensors,
 )
+from hpckit.train.writing import SHARDED, STATE, Task, Writer
 
 # Steps between two snapshots in memory; with 100 steps to confirm one, and none held back, at most
 # 125 are replayed. Where few fit, so that most of them would wait to be confirmed: twice as many.
@@ -58,14 +59,8 @@ class Keeper:
         self.taker = Taker()
         self.ring = Ring(self.taker, 1)
         rules = retention.Rules(keep=settings.keep, keep_every=settings.keep_every)
-        self.saver = Saver(
-            store=store,
-            rank=rank,
-            world_size=world_size,
-            rules=rules,
-            tell=tell,
-            drop=self.taker.drop,
-        )
+        self.writer = Writer(store=store, rank=rank, world_size=world_size)
+        self.saver = Saver(writer=self.writer, rules=rules, tell=tell, drop=self.taker.drop)
         # Steps that were not healthy, as long as a state of before waits to be confirmed.
         self.bad_steps: list[int] = []
         self._newest: Path | None = None
@@ -226,7 +221,7 @@ class Keeper:
             if found is None or found.step < least:
                 return None
             found.wait()
-            if first_bad(found.tensors(), self.saver.never_finite) is None:
+            if first_bad(found.tensors(), self.writer.never_finite) is None:
                 return found
             found.good = False
 

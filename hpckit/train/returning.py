@@ -16,10 +16,10 @@ from hpckit.monitor.incident import Incident
 from hpckit.train.healing import Stopped
 from hpckit.train.keeper import Keeper, loaded
 from hpckit.train.place import Window
-from hpckit.train.saving import SHARDED
 from hpckit.train.sharded import Sharded
 from hpckit.train.snapshots import Snapshot, all_bad
 from hpckit.train.tree import tensors_of
+from hpckit.train.writing import SHARDED
 
 if TYPE_CHECKING:
     from hpckit.train.between import Between
@@ -40,7 +40,7 @@ class Returning:
         # Loads the state that was gone on from, until the program has come there.
         self._again: Callable[[], None] | None = None
         built = {"items": session.registry.take(("module",))}
-        keeper.saver.never_finite = all_bad(tensors_of(built))
+        keeper.writer.never_finite = all_bad(tensors_of(built))
 
     # Taking.
 

@@ -16,8 +16,9 @@ import torch
 
 from hpckit.checkpoint import manifest, retention
 from hpckit.checkpoint.manifest import Word
-from hpckit.train import saving
+from hpckit.train import saving, writing
 from hpckit.train.saving import Saver
+from hpckit.train.writing import Writer
 from tests.train.inside import Lives, Training, lives, said
 
 
@@ -86,7 +87,7 @@ def test_a_checkpoint_that_is_not_needed_makes_room_on_a_full_disk(
     """Retention runs at each save already: only one that is abandoned can be in the way."""
     run = life.begin(checkpoint={"every": "1000 steps", "confirm_steps": 5, "keep": 1})
     training = Training(run, epochs=4)
-    write, failed = saving._written, []
+    write, failed = writing._written, []
     useless = life.folder / "checkpoints" / "step-00000999.a1-l1"
 
     def full(path: Path, part: Any) -> dict[str, int]:
@@ -98,7 +99,7 @@ def test_a_checkpoint_that_is_not_needed_makes_room_on_a_full_disk(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return write(path, part)
 
-    life.monkeypatch.setattr(saving, "_written", full)
+    life.monkeypatch.setattr(writing, "_written", full)
     training.go(each=lambda step: run.save() if step == 20 else None)
     assert failed
     assert not useless.exists()
@@ -128,14 +129,14 @@ def test_whatever_a_disk_refuses_is_told_in_its_words_and_the_next_save_works(
     import os
 
     run = life.begin(checkpoint={"every": "10 steps", "keep": 9})
-    write = saving._written
+    write = writing._written
 
     def refuse(path: Path, part: Any) -> dict[str, int]:
         if "00000010" in str(path):
             raise OSError(number, os.strerror(number), str(path))
         return write(path, part)
 
-    life.monkeypatch.setattr(saving, "_written", refuse)
+    life.monkeypatch.setattr(writing, "_written", refuse)
     Training(run, epochs=3).go()
     lines = told(capsys)
     assert len(lines) == 1
@@ -216,7 +217,7 @@ def test_the_last_save_waits_for_room_and_says_nothing_of_it(
 ) -> None:
     life.monkeypatch.setattr(saving, "PATIENCE_S", 0.01)
     run = life.begin(checkpoint={"every": "1000 steps"})
-    write, refused = saving._written, []
+    write, refused = writing._written, []
 
     def full(path: Path, part: Any) -> dict[str, int]:
         if "00000020" in str(path) and len(refused) < saving.LAST_CHANCES - 1:
@@ -224,20 +225,17 @@ def test_the_last_save_waits_for_room_and_says_nothing_of_it(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return write(path, part)
 
-    life.monkeypatch.setattr(saving, "_written", full)
+    life.monkeypatch.setattr(writing, "_written", full)
     Training(run, epochs=2).go()
     assert len(refused) == saving.LAST_CHANCES - 1
     assert whole(life) == [0, 20]
     assert told(capsys) == []
 
 
-def saver(life: Lives, **more: Any) -> Saver:
-    about: dict[str, Any] = {"rank": 0, "world_size": 1, "tell": print, "drop": print, **more}
-    return Saver(store=life.store, rules=retention.Rules(), **about)
-
-
 def test_with_two_saves_on_their_way_a_third_waits(life: Lives) -> None:
-    made, go_on, done = saver(life), threading.Event(), []
+    writer = Writer(store=life.store, rank=0, world_size=1)
+    made = Saver(writer=writer, rules=retention.Rules(), tell=print, drop=print)
+    go_on, done = threading.Event(), []
 
     def slow(task: Any) -> None:
         assert go_on.wait(30)
@@ -264,9 +262,9 @@ def test_nobody_waits_for_a_rank_when_another_ones_files_will_not_come(life: Liv
     Word(files={}).write(folder, 0)
     # Of rank 2 there is no word at all.
     Word(files={}, finite=False, failed="No space left on device").write(folder, 1)
-    life.monkeypatch.setattr(saving, "WORDS_S", 2.0)
+    life.monkeypatch.setattr(writing, "WORDS_S", 2.0)
     with pytest.raises(OSError, match="rank 1: No space left on device"):
-        saver(life, world_size=3)._words(folder)
+        Writer(store=life.store, rank=0, world_size=3)._words(folder)
 
 
 def test_nothing_half_written_counts(life: Lives) -> None:
@@ -274,7 +272,7 @@ def test_nothing_half_written_counts(life: Lives) -> None:
     moments: list[str] = []
     run = life.begin(checkpoint={"every": "10 steps", "confirm_steps": 5})
     training = Training(run, epochs=3)
-    write, rename = saving._written, manifest.write
+    write, rename = writing._written, manifest.write
 
     def look(what: str) -> None:
         for each in life.store.all():
@@ -292,7 +290,7 @@ def test_nothing_half_written_counts(life: Lives) -> None:
         rename(made)
         look("after the manifest")
 
-    life.monkeypatch.setattr(saving, "_written", written)
+    life.monkeypatch.setattr(writing, "_written", written)
     life.monkeypatch.setattr(manifest, "write", concluded)
     training.go()
     life.wait()
@@ -341,14 +339,14 @@ def test_the_loop_does_not_wait_for_a_slow_disk(life: Lives) -> None:
     life.monkeypatch.setattr("hpckit.train.session.Session._show", lambda session: None)
     run = life.begin(checkpoint={"every": "10 steps", "keep": 9})
     go_on, reached = threading.Event(), []
-    write = saving._written
+    write = writing._written
 
     def slow(path: Path, part: Any) -> dict[str, int]:
         if "00000010" in str(path):
             go_on.wait(30)
         return write(path, part)
 
-    life.monkeypatch.setattr(saving, "_written", slow)
+    life.monkeypatch.setattr(writing, "_written", slow)
 
     def free(step: int) -> None:
         if step == 5:
@@ -370,13 +368,13 @@ def test_what_is_written_is_the_state_of_its_step_and_not_of_a_later_one(life: L
     life.monkeypatch.setattr("hpckit.train.session.Session._show", lambda session: None)
     run = life.begin(checkpoint={"every": "10 steps", "keep": 9})
     training, copies = Training(run, epochs=5), {}
-    write = saving._written
+    write = writing._written
 
     def slow(path: Path, part: Any) -> dict[str, int]:
         threading.Event().wait(0.02)
         return write(path, part)
 
-    life.monkeypatch.setattr(saving, "_written", slow)
+    life.monkeypatch.setattr(writing, "_written", slow)
     training.go(each=lambda step: copies.__setitem__(step, training.weights()))
     found = life.wait().all()
     assert len(found) >= 2
