@@ -105,6 +105,8 @@ class Lives:
 
 def lives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
     """One run's; signals and exits are left as they were found."""
+    # As often as an epoch ends here.
+    monkeypatch.setattr("hpckit.train.keeper.MEMORY_EVERY", 10)
     # A last save that fails is tried again after a while.
     monkeypatch.setattr("hpckit.train.saving.PATIENCE_S", 0.0)
     before = signal.getsignal(signal.SIGTERM)
@@ -231,3 +233,31 @@ def strike(run: Any, *steps: int, onset: int | None = None, **more: Any) -> None
         return found
 
     lookout.observe = observe
+
+
+class Ended(Exception):
+    """The program dies here."""
+
+
+def ends_at(step: int) -> Any:
+    def each(now: int) -> None:
+        if now == step:
+            raise Ended
+
+    return each
+
+
+def patient(life: Lives) -> None:
+    """Every checkpoint that is due finds an idle disk."""
+
+    def wait(session: Any) -> None:
+        session._keeper.saver.wait()
+
+    life.monkeypatch.setattr("hpckit.train.session.Session._show", wait)
+
+
+def straight(life: Lives, **settings: Any) -> Training:
+    """The same training without any run."""
+    from hpckit.train.outside import Outside
+
+    return Training(Outside({}), **settings).go()

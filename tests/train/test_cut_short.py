@@ -25,7 +25,6 @@ def patient(life: Lives) -> None:
     """A checkpoint every ten steps, each finds an idle disk; memory remembers as often."""
     life.spec["checkpoint"] = {"every": "10 steps", "confirm_steps": 10, "keep": 9}
     life.spec["heal"] = {"explosion": {"skip_batches": 4}}
-    life.monkeypatch.setattr("hpckit.train.keeper.MEMORY_EVERY", 10)
 
     def wait(session: Any) -> None:
         session._keeper.saver.wait()

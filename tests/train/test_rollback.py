@@ -1,9 +1,8 @@
-"""Going back: everything is as it was, in place, and what was changed stays changed."""
+"""Going back: everything is as it was, in place."""
 
 from __future__ import annotations
 
 import copy
-import math
 import random
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from hpckit.train.clip import Clip
-from hpckit.train.healing import Stopped
 from tests.train.conftest import assert_same
 from tests.train.inside import Lives, Training, data, said, strike
 
@@ -25,9 +22,8 @@ STRUCK, ONSET, BACK = 35, 25, 20
 
 
 @pytest.fixture(autouse=True)
-def often(life: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot in memory every ten steps, and none for the disk in between."""
-    monkeypatch.setattr("hpckit.train.keeper.MEMORY_EVERY", 10)
+def rarely(life: Lives) -> None:
+    """No state is for the disk in between."""
     life.spec["checkpoint"] = {"every": "1000 steps", "confirm_steps": 10}
 
 
@@ -239,151 +235,12 @@ def test_a_compiled_model_with_hooks_goes_on(life: Lives) -> None:
     assert len(called) == len(training.seen)
 
 
-def test_the_clip_that_was_none_begins_at_twice_the_usual_norm_and_is_tightened(
-    life: Lives,
-) -> None:
-    run = life.begin()
-    training = Training(run, epochs=14)
-    strike(run, 100)
-    usual: list[float] = []
-
-    def note(step: int) -> None:
-        if step == 99:
-            usual.append(math.exp(run.stepper.lookout.detectors["main"].norms.usual.level))
-
-    training.go(each=note)
-    clip = run.stepper.watched["main"].clip
-    assert clip.norm == pytest.approx(usual[0], rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("clip", "attribute", "expected"),
-    [
-        (1.0, "norm", 0.5),
-        (Clip(value=0.2), "value", 0.1),
-        (Clip(percentile=50, at_most=3.0), "at_most", 1.5),
-        (Clip(percentile=50), "factor", 0.5),
-    ],
-)
-def test_every_kind_of_clip_is_tightened(
-    life: Lives, clip: Any, attribute: str, expected: float
-) -> None:
-    run = life.begin()
-    training = Training(run, epochs=5, clip=clip)
-    strike(run, STRUCK, onset=ONSET)
-    training.go()
-    assert getattr(run.stepper.watched["main"].clip, attribute) == pytest.approx(expected)
-
-
-def test_a_floor_holds_over_several_rollbacks(life: Lives) -> None:
-    change = {"clip": {"times": 0.5, "min": 0.3}, "lr": {"times": 0.5, "min": 0.4}}
-    run = life.begin(heal={"explosion": {"change": change, "skip_batches": 1}})
-    training = Training(run, epochs=12, clip=1.0)
-    strike(run, 35, 60, 85, onset=None)
-    training.go()
-    assert run.stepper.watched["main"].clip.norm == 0.3
-    assert run.stepper.watched["main"].rate == 0.4
-
-
-SCHEDULES = {
-    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.97**step),
-    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 60),
-    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.05, total_steps=200),
-    "warm up": lambda o: lr_scheduler.SequentialLR(
-        o,
-        [lr_scheduler.LinearLR(o, 0.1, total_iters=5), lr_scheduler.ExponentialLR(o, 0.99)],
-        milestones=[5],
-    ),
-    "multi step": lambda o: lr_scheduler.MultiStepLR(o, [7, 30], gamma=0.5),
-    "warm restarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 13),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_the_rate_is_changed_on_top_of_a_schedule_whose_own_rates_stay(
-    life: Lives, name: str
-) -> None:
-    model = nn.Linear(1, 1)
-    plain = torch.optim.SGD(model.parameters(), lr=0.01)
-    alone, expected = SCHEDULES[name](plain), []
-    for _ in range(60):
-        expected.append(plain.param_groups[0]["lr"])
-        plain.step()
-        alone.step()
-
-    run = life.begin()
-    training = Training(
-        run, epochs=6, schedule=SCHEDULES[name], optimizer=lambda p: torch.optim.SGD(p, lr=0.01)
-    )
-    strike(run, STRUCK, onset=ONSET)
-    found, used = {}, {}
-    group = training.optimizer.param_groups[0]
-    training.optimizer.register_step_pre_hook(
-        lambda *args: used.__setitem__(run.step_number, group["lr"])
-    )
-    training.go(each=lambda step: found.__setitem__(step, group["lr"]))
-    steps = sorted(found)
-    assert [found[step] for step in steps] == expected[: len(steps)]
-    # What was stepped with: half of that from where it went back to.
-    assert used[10] == expected[10]
-    assert used[BACK] == expected[BACK] / 2
-    assert used[max(steps)] == expected[max(steps)] / 2
-
-
-def test_a_plateau_knows_what_it_knew_then(life: Lives) -> None:
-    run = life.begin()
-    training = Training(run, epochs=6, schedule=None)
-    plateau = lr_scheduler.ReduceLROnPlateau(training.optimizer, factor=0.5, patience=3)
-    run.register(plateau=plateau)
-    strike(run, STRUCK, onset=ONSET)
-    found: dict[int, list[Any]] = {}
-    training.go(
-        each=lambda step: found.setdefault(step, []).append(
-            copy.deepcopy((plateau.state_dict(), training.optimizer.param_groups[0]["lr"]))
-        ),
-        after=lambda step: plateau.step(1.0 + step),
-    )
-    assert found[BACK][0] == found[BACK][1]
-    assert found[STRUCK][0][1] < found[BACK][0][1]
-    assert run.stepper.watched["main"].rate == 0.5
-
-
 def test_only_the_blamed_optimizer_is_changed(life: Lives) -> None:
     gan = Gan(life.begin())
     strike(gan.run, STRUCK, onset=ONSET, optimizer="opt_d")
     gan.go()
     watched = gan.run.stepper.watched
     assert (watched["opt_d"].rate, watched["opt_g"].rate) == (0.5, 1.0)
-
-
-def test_a_parameter_is_changed_and_the_loop_sees_it(life: Lives) -> None:
-    run = life.begin(
-        given={"weight": 5.0, "loss": {"alpha": 8}},
-        heal={"explosion": {"change": {"params.weight": "x0.5", "params.loss.alpha": "=2"}}},
-    )
-    training = Training(run, epochs=6)
-    strike(run, STRUCK, onset=ONSET)
-    found: dict[int, list[Any]] = {}
-    training.go(
-        each=lambda step: found.setdefault(step, []).append(
-            (run.params["weight"], run.params["loss"]["alpha"])
-        )
-    )
-    assert found[BACK] == [(5.0, 8), (2.5, 2)]
-    assert found[max(found)] == [(2.5, 2)]
-
-
-def test_a_changed_parameter_that_nobody_reads_is_told_at_the_end(
-    life: Lives, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = life.begin(
-        given={"weight": 5.0}, heal={"explosion": {"change": {"params.weight": "x0.5"}}}
-    )
-    assert run.params["weight"] == 5.0
-    training = Training(run, epochs=5)
-    strike(run, STRUCK, onset=ONSET)
-    training.go()
-    assert any("params.weight was changed, and nothing has read it" in x for x in said(capsys))
 
 
 def test_the_batches_before_the_incident_are_left_out_and_no_others(life: Lives) -> None:
@@ -436,144 +293,6 @@ def test_no_gradient_is_zeroed_and_no_schedule_moved(life: Lives) -> None:
     )
     assert training.optimizer.param_groups[0]["lr"] == 0.01
     assert schedule.last_epoch == 0
-
-
-def test_the_same_growth_in_the_same_parameter_stops_the_run_with_code_3(
-    life: Lives, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = life.begin(heal={"explosion": {"limit": 9}})
-    training = Training(run, epochs=20)
-    strike(run, 35, 36, 37, onset=ONSET, parameter="0.weight", value=1e6, usual=1.0)
-    with pytest.raises(SystemExit) as stop:
-        training.go()
-    assert isinstance(stop.value, Stopped)
-    assert stop.value.code == 3
-    reason = life.events("stopped")[0].data["reason"]
-    assert reason.startswith("structural: the same growth in 0.weight")
-    assert any("stopped: structural" in line for line in said(capsys))
-    assert len(life.events("rollback")) == 2
-
-
-def test_a_spent_budget_stops_the_run(life: Lives) -> None:
-    run = life.begin(heal={"explosion": {"limit": 1}})
-    training = Training(run)
-    strike(run, 35, 38, onset=ONSET)
-    with pytest.raises(Stopped, match="limit is 1"):
-        training.go()
-    assert "limit is 1" in life.events("stopped")[0].data["reason"]
-
-
-def test_after_a_stop_a_person_begins_with_a_full_budget(life: Lives) -> None:
-    run = life.begin(heal={"explosion": {"limit": 1}})
-    training = Training(run)
-    strike(run, 35, 38, onset=ONSET)
-    with pytest.raises(Stopped):
-        training.go()
-    run = life.begin()
-    training = Training(run)
-    assert run.stepper.step_number == 0
-    strike(run, 45, onset=ONSET)
-    training.go()
-    assert training.steps[-1] > 45
-
-
-def test_an_incident_that_is_only_to_be_told_changes_nothing_and_what_is_newer_is_not_good(
-    life: Lives,
-) -> None:
-    run = life.begin(
-        heal={"explosion": {"do": "tell"}, "loss_lost": {"skip_batches": 0, "change": {}}}
-    )
-    training = Training(run, epochs=7)
-    strike(run, 44, onset=15)
-    strike(run, 55, onset=46, kind="loss_lost")
-    training.go()
-    assert [each.data["plan"]["do"] for each in life.events("incident")] == ["tell", "rollback"]
-    # 20 and 30 were good already; 40 was not, lies after the onset, and so never will be.
-    assert life.events("rollback")[0].data["step"] == 30
-
-
-def test_without_any_good_state_the_run_stops_and_says_so(
-    life: Lives, no_memory: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = life.begin()
-    training = Training(run)
-    strike(run, 12)
-    life.monkeypatch.setattr("hpckit.checkpoint.store.Store.newest_good", lambda *args: None)
-    run.around.__dict__.pop("store", None)
-    life.monkeypatch.setattr("hpckit.train.keeper.Keeper._in_memory", lambda *args: None)
-    with pytest.raises(Stopped, match="there is no good state to go back to"):
-        training.go()
-    assert any("no good state" in line for line in said(capsys))
-    assert life.events("stopped")
-
-
-def test_a_state_that_is_not_finite_is_never_gone_back_to(life: Lives) -> None:
-    run = life.begin()
-    training = Training(run, epochs=5, clip=None)
-
-    def spoil(step: int) -> None:
-        # Weights that are not finite, and a loss that does not show it.
-        if step == 19 and len(training.seen) == 20:
-            training.model[4].bias.data.fill_(math.inf)
-        if step == 20 and len(training.seen) == 21:
-            training.model[4].bias.data.fill_(0.0)
-
-    strike(run, STRUCK, onset=ONSET)
-    training.go(each=spoil)
-    assert life.events("rollback")[0].data["step"] == 10
-
-
-def test_a_mask_of_infinities_makes_no_state_bad(life: Lives) -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.line = nn.Linear(4, 1)
-            self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.line(x)
-
-    run = life.begin()
-    training = Training(run, epochs=5, model=Masked)
-    strike(run, STRUCK, onset=ONSET)
-    training.go()
-    assert life.events("rollback")[0].data["step"] == BACK
-    assert all(each.finite for each in life.wait().all())
-
-
-def test_a_best_so_far_of_infinity_makes_no_state_bad(life: Lives) -> None:
-    run = life.begin()
-    run.values["best"] = torch.tensor(math.inf)
-    training = Training(run, epochs=5)
-    strike(run, STRUCK, onset=ONSET)
-    training.go()
-    assert life.events("rollback")[0].data["step"] == BACK
-    assert all(each.finite for each in life.wait().all())
-
-
-def test_steps_that_were_held_back_do_not_confirm(life: Lives) -> None:
-    run = life.begin(heal={"explosion": {"change": {}, "skip_batches": 0}})
-    training = Training(run, epochs=5)
-    # Of the ten steps after 20 the gate let two less through; 31 is too early then, 32 is not.
-    held = {23, 27}
-    end = run.stepper.end
-
-    def gated() -> Any:
-        found = end()
-        run.stepper.judged = [(step, step not in held) for step, _ in run.stepper.judged]
-        return found
-
-    run.stepper.end = gated
-    goods = {}
-    training.go(
-        each=lambda step: goods.__setitem__(
-            step, {each.step: each.good for each in run._keeper.ring.all}
-        )
-    )
-    assert goods[31][20] is None
-    assert goods[32][20] is True
-    assert goods[39][30] is None
-    assert goods[40][30] is True
 
 
 def test_a_best_value_that_was_rolled_back_is_not_kept_as_the_best(life: Lives) -> None:

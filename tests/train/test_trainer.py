@@ -187,7 +187,6 @@ class Gan(Line):
 
 
 def test_a_gan_steps_both_and_goes_back_with_both(life: Lives) -> None:
-    life.monkeypatch.setattr("hpckit.train.keeper.MEMORY_EVERY", 10)
     life.begin(
         checkpoint={"every": "1000 steps", "confirm_steps": 10},
         heal={"explosion": {"change": {}, "skip_batches": 0}},

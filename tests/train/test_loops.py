@@ -1,0 +1,174 @@
+"""The forms that a loop may have, each going on where it stood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from hpckit.errors import UsageError
+from tests.train.inside import Ended, Lives, Training, patient, said, strike
+
+
+def test_a_loop_of_ones_own_is_watched_and_told_once(
+    life: Lives, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = life.begin()
+    training = Training(run, schedule=None)
+    weights = []
+    for number, (x, y) in enumerate(training.loader):
+        loss = (training.model(x) - y).square().mean() * (float("nan") if number == 4 else 1.0)
+        training.optimizer.zero_grad()
+        loss.backward()
+        run.step(training.optimizer, loss=loss)
+        weights.append(training.model[0].weight.detach().clone())
+    assert torch.equal(weights[3], weights[4])
+    assert not torch.equal(weights[4], weights[5])
+    lines = said(capsys)
+    assert sum("does not use run.batches" in line for line in lines) == 1
+    assert any("step 4: loss nan" in line for line in lines)
+    assert life.store.all() == []
+
+
+def test_loops_one_after_the_other_go_on_in_the_right_one(life: Lives) -> None:
+    patient(life)
+
+    def program(run: Any, until: int | None = None) -> list[tuple[str, int]]:
+        training, seen = Training(run, schedule=None), []
+        for name, epochs in (("first", 2), ("second", 3), ("third", 1)):
+            for x, y in run.batches(training.loader, epochs=epochs):
+                if run.step_number == until:
+                    raise Ended
+                seen.append((name, run.step_number))
+                training.optimizer.zero_grad()
+                (training.model(x) - y).square().mean().backward()
+                run.step(training.optimizer)
+        return seen
+
+    whole = program(life.begin())
+    assert [name for name, _ in whole] == ["first"] * 20 + ["second"] * 30 + ["third"] * 10
+    life.end()
+    life.folder, life.attempt = life.folder.with_name("other"), 0
+    with pytest.raises(Ended):
+        program(life.begin(), until=45)
+    assert program(life.begin()) == whole[40:]
+    assert program(life.begin()) == []
+
+
+def test_no_rollback_leads_out_of_the_present_loop(life: Lives) -> None:
+    run = life.begin()
+    training = Training(run)
+    strike(run, 32, onset=25)
+    places = []
+    for loop in (1, 2):
+        for x, y in run.batches(training.loader, epochs=2):
+            places.append((loop, run.step_number))
+            training.optimizer.zero_grad()
+            (training.model(x) - y).square().mean().backward()
+            run.step(training.optimizer)
+    # Its beginning is good: otherwise the end of the first loop would have been the newest.
+    assert life.events("rollback")[0].data["step"] == 20
+    # All thirteen batches since then were left out.
+    assert [step for loop, step in places if loop == 2] == [*range(20, 33), *range(20, 27)]
+
+
+def test_the_nested_form_repeats_no_tail_and_leaves_none_out(life: Lives) -> None:
+    patient(life)
+
+    def program(run: Any, until: int | None = None) -> tuple[list[Any], float]:
+        training = Training(run, schedule=None)
+        schedule = lr_scheduler.ExponentialLR(training.optimizer, 0.5)
+        run.register(schedule=schedule)
+        tails = []
+        for epoch in run.epochs(5):
+            for x, y in run.batches(training.loader):
+                if run.step_number == until:
+                    raise Ended
+                training.optimizer.zero_grad()
+                loss = (training.model(x) - y).square().mean()
+                loss.backward()
+                run.step(training.optimizer, loss=loss)
+            schedule.step()
+            run.values["tails"] = run.values.get("tails", 0) + 1
+            tails.append((epoch, run.step_number, run.values["tails"]))
+        return tails, training.optimizer.param_groups[0]["lr"]
+
+    for every in ("20 steps", "1 epoch", "7 steps"):
+        life.end()
+        life.folder, life.attempt = life.folder.with_name(every.replace(" ", "-")), 0
+        with pytest.raises(Ended):
+            program(life.begin(checkpoint={"every": every}), until=37)
+        tails, rate = program(life.begin())
+        assert tails[-1] == (4, 50, 5), every
+        assert rate == pytest.approx(0.01 * 0.5**5), every
+
+
+def test_the_last_pass_of_an_epoch_is_known(life: Lives) -> None:
+    run = life.begin()
+    training = Training(run, epochs=3)
+    ends = []
+    training.go(after=lambda step: ends.append(step) if run.epoch_ends else None)
+    assert ends == [9, 19, 29]
+
+
+def test_a_loader_without_length_has_no_known_last_pass(life: Lives) -> None:
+    run = life.begin()
+    Training(run)
+
+    class Endless:
+        def __iter__(self) -> Any:
+            return iter([torch.ones(1)] * 3)
+
+    for _ in run.batches(Endless(), epochs=1):
+        with pytest.raises(UsageError, match=r"for epoch in run\.epochs"):
+            _ = run.epoch_ends
+        run.stop()
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_accumulation_counts_steps_and_goes_on_at_a_whole_one(life: Lives, by_hand: bool) -> None:
+    patient(life)
+
+    def program(run: Any, until: int | None = None) -> list[list[float]]:
+        training, steps = Training(run, schedule=None), []
+        parts: list[Any] = []
+        batches = run.batches(training.loader, epochs=4, accumulate=1 if by_hand else 2)
+        for taken in batches:
+            if run.step_number == until:
+                raise Ended
+            parts += [taken] if by_hand else taken
+            if by_hand and len(parts) < 2:
+                continue
+            training.optimizer.zero_grad()
+            for x, y in parts:
+                ((training.model(x) - y).square().mean() / len(parts)).backward()
+            run.step(training.optimizer)
+            steps.append([float(x[0, 0]) for x, _ in parts])
+            parts = []
+        assert run.step_number == 20
+        return steps
+
+    whole = program(life.begin(checkpoint={"every": "3 steps"}))
+    assert len(whole) == 20
+    life.end()
+    life.folder, life.attempt = life.folder.with_name("other"), 0
+    with pytest.raises(Ended):
+        program(life.begin(), until=14)
+    assert program(life.begin()) == whole[12:]
+
+
+def test_all_parts_of_a_step_that_is_left_out_are_left_out(life: Lives) -> None:
+    run = life.begin(heal={"explosion": {"skip_batches": 1}})
+    training = Training(run, schedule=None)
+    strike(run, 7)
+    parts = 0
+    for x, y in run.batches(training.loader, epochs=4):
+        parts += 1
+        (training.model(x) - y).square().mean().backward()
+        if parts == 2:
+            run.step(training.optimizer)
+            training.optimizer.zero_grad()
+            parts = 0
+    assert life.events("rollback")[0].data["skipped"] == [[1, 4, 6]]
