@@ -23,7 +23,7 @@ from hpckit.train.tree import mapped, tensors_of
 SHARE = 0.25
 MOST = 12
 # Steps that memory looks back; what lies farther is on disk.
-HORIZON = 1000
+HORIZON = 600
 
 
 @dataclass(kw_only=True, eq=False)
@@ -249,10 +249,11 @@ class Ring:
         now = self.all[-1].step
         if now - good[0].step > HORIZON:
             return good[0]
-        # The older they are the farther apart: of what grew slowly the onset is long ago.
+        # The older they are the farther apart: an onset is rarely long ago, but then it matters.
         inner = zip(good, good[1:], good[2:], strict=False)
         gaps = [
-            ((after.step - before.step) / (now - each.step), each) for before, each, after in inner
+            ((after.step - before.step) / (now - each.step) ** 2, each)
+            for before, each, after in inner
         ]
         return min(gaps, key=lambda gap: gap[0])[1] if gaps else good[0]
 
