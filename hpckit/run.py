@@ -294,6 +294,7 @@ def find(root: Path, wanted: str | None) -> Run:
         )
     if len(runs) > 1:
         names = ", ".join(run.id for run in runs[:6])
+        names += f" and {len(runs) - 6} more" if len(runs) > 6 else ""
         raise UsageError(f"{wanted!r} could be {len(runs)} runs: {names}", "type more of the name")
     return runs[0]
 

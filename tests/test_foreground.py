@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +21,13 @@ def in_a_terminal(spec):
     return pexpect.spawn(sys.executable, command, cwd=str(spec.parent), timeout=30)
 
 
-def without_a_terminal(spec, until):
+def without_a_terminal(spec, until, **more):
     """A foreground run that a script started, once its program has made a file."""
     running = subprocess.Popen(
         [sys.executable, "-m", "hpckit", "run", str(spec)],
         cwd=spec.parent,
         start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **more},
     )
     # Not rglob: it falls over a folder that is renamed while it looks.
     while not list(spec.parent.glob(f"runs/tiny/*/work/{until}")):
@@ -84,6 +85,20 @@ def test_sigterm_to_a_foreground_run_ends_its_program(job):
     running = without_a_terminal(spec, until="ready")
     running.terminate()
     assert running.wait(timeout=20) == 130
+
+
+def test_a_run_whose_folder_is_deleted_says_so_once_and_ends(job):
+    spec = job('"touch ready; sleep 1; echo end"')
+    running = without_a_terminal(spec, until="ready", stderr=subprocess.PIPE, text=True)
+    (folder,) = (spec.parent / "runs" / "tiny").iterdir()
+    shutil.rmtree(folder)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 4
+    first, last = said.splitlines()
+    assert first == f"-- tiny/{folder.name} in {folder}"
+    assert last == f"-- failed: the run's folder was deleted while it ran; {folder}"
+    # Nor is it made again by what would be written down.
+    assert not folder.exists()
 
 
 def test_a_reader_that_goes_away_does_not_stop_a_foreground_run(job):
@@ -180,6 +195,31 @@ def test_sigint_that_no_keyboard_sent_ends_a_foreground_run(cli, job):
     running = without_a_terminal(spec, until="begun")
     running.send_signal(signal.SIGINT)
     assert running.wait(timeout=30) == 130
+
+
+def test_a_program_that_an_interrupt_of_the_group_has_ended_is_not_told_to_end(job):
+    spec = job("exec python -u wait.py")
+    (spec.parent / "wait.py").write_text(
+        "import time\nopen('begun', 'w')\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(0.5)\n    raise\n"
+    )
+    running = without_a_terminal(
+        spec, until="begun", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    os.killpg(running.pid, signal.SIGINT)
+    said, _ = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "KeyboardInterrupt" in said
+    assert "telling the program" not in said
+
+
+def test_a_program_that_ignores_an_interrupt_of_the_group_is_told_to_end(job):
+    spec = job("""'trap "" INT; touch begun; sleep 60'""")
+    running = without_a_terminal(spec, until="begun", stdout=subprocess.PIPE, text=True)
+    os.killpg(running.pid, signal.SIGINT)
+    said, _ = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "terminated: telling the program to save and end, in 60 s at most" in said
 
 
 def test_what_a_killed_foreground_run_leaves_behind_is_told_and_can_be_cancelled(cli, job):

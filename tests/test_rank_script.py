@@ -113,6 +113,13 @@ def test_a_rank_s_exit_code_is_its_own_even_when_it_is_told_to_end(places):
     assert words(places, 0) == "9 program told"
 
 
+def test_a_rank_whose_folder_is_deleted_does_not_try_to_write_there_for_long(places):
+    begun = time.monotonic()
+    done = run(places, scripts(places, program=f'rm -rf "{places.run}"; exit 3'))
+    assert time.monotonic() - begun < 15
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
 def test_a_virtual_environment_is_activated(places, tmp_path):
     venv = tmp_path / "my env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)

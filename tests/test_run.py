@@ -108,3 +108,11 @@ def test_the_tenth_launch_comes_after_the_ninth(tmp_path):
     (tmp_path / "notes").mkdir()
     found = [each.name for each in runs.launches_in(tmp_path)]
     assert found == ["launch-1", "launch-9", "launch-10"]
+
+
+def test_of_many_runs_that_are_asked_about_six_are_named(tmp_path):
+    ids = sorted(make(tmp_path, "agent").id for _ in range(8))
+    with pytest.raises(UsageError) as asked:
+        runs.find(tmp_path, "agent")
+    named = f"{', '.join(ids[:6])} and 2 more"
+    assert asked.value.message == f"'agent' could be 8 runs: {named}"

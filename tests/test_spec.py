@@ -24,6 +24,7 @@ from hpckit.spec import (
 )
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.monitoring import LOGS
+from hpckit.spec.parts import ACTED_ON, KINDS
 from hpckit.spec.sweep import points
 
 DESIGN = r"""
@@ -473,6 +474,15 @@ heal:
         ("explosion: {change: {params.loss: =1}}", "the sweep varies 'loss'"),
         ("explosion: {do: tell, change: {clip: x0.5}}", "nothing would apply it"),
         ("explosion: {do: rollback, change: {resources.memory: x2}}", "do: resubmit"),
+        (
+            "drift: {do: rollback}",
+            "heal.drift.do: must be tell, not rollback: drift is only ever told; "
+            "acted on are non_finite, explosion, loss_lost, steps_without_data, scores_nan",
+        ),
+        ("bad_batch: {do: rollback}", "not rollback: bad_batch only leaves out its one update;"),
+        ("clip_saturation: {do: stop}", "must be tell, not stop"),
+        ("gpu_idle: {do: resubmit}", "must be tell, not resubmit: gpu_idle is only ever told"),
+        ("drift: {change: {lr: x0.5}}", "nothing would apply it: drift is only ever told"),
         ("explosion: {of: adm}", "names no optimizer; did you mean 'adam'?"),
         ("explosions: {}", "unknown; did you mean 'explosion'?"),
         ("explosion: {do: rolback}", "did you mean 'rollback'?"),
@@ -491,6 +501,22 @@ def test_a_change_that_could_not_be_carried_out_is_refused(
 ) -> None:
     (found,) = refused(f"{HEALING}  {remedy}\n")
     assert told in found
+
+
+def test_what_can_happen_may_be_asked_for(load: Load) -> None:
+    for kind in ACTED_ON:
+        for do in ("rollback", "relaunch", "resubmit", "tell", "stop"):
+            assert load(f"{SMALL}heal: {{{kind}: {{do: {do}}}}}\n").heal[kind].do == do
+    for kind in set(KINDS) - {*ACTED_ON}:
+        assert load(f"{SMALL}heal: {{{kind}: {{do: tell}}}}\n").heal[kind].do == "tell"
+    # A rule of the user's own, under the name of one that is off, may answer with anything.
+    rules = "monitor: {rules: {loss_flat: off, r.py:LossFlat: on}}\n"
+    assert load(f"{SMALL}{rules}heal: {{loss_flat: {{do: stop}}}}\n").heal["loss_flat"].do == "stop"
+
+
+def test_a_run_goes_on_whose_spec_asks_for_what_never_happens() -> None:
+    spec = {"name": "a", "program": "x", "heal": {"drift": {"do": "rollback"}}}
+    assert spec_from_json(spec).heal["drift"].do == "rollback"
 
 
 def test_changes_come_in_three_spellings(load: Load) -> None:

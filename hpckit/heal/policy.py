@@ -21,11 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hpckit.errors import UsageError
 from hpckit.heal import diagnosis
 from hpckit.heal.changes import OF_OPTIMIZERS
 from hpckit.heal.past import Past
 from hpckit.heal.plan import Plan
 from hpckit.monitor.incident import Incident
+from hpckit.monitor.reading import MAIN
 from hpckit.spec.parts import Change, Checkpoint, Remedy
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ TIGHTENED = Remedy(
 AS_IT_WAS = Remedy(do="rollback", change={}, skip_batches=1, limit=3)
 DEFAULTS: Mapping[str, Remedy] = dict.fromkeys(ONE_TROUBLE, TIGHTENED)
 NOT_SAID = Remedy()
+# What a script calls an optimizer that is the only one.
+ALONE = "optimizer"
 # So many healthy steps, or so many times what confirms a checkpoint, are progress.
 REFILL_STEPS = 1000
 REFILL_TIMES = 10
@@ -52,12 +56,30 @@ REFILL_TIMES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the policy knows of a run."""
+    """What the policy knows of a run.
+
+    Where the optimizers are known, a remedy of another one is refused: it would change nothing.
+    """
 
     remedies: Mapping[str, Remedy] = field(default_factory=dict)
     # Their names; empty where they are not known.
     optimizers: tuple[str, ...] = ()
     confirm_steps: int = Checkpoint.confirm_steps
+
+    def __post_init__(self) -> None:
+        for kind, remedy in self.remedies.items():
+            if remedy.of in (None, "blamed", "all") or not self.optimizers:
+                continue
+            if self.registered(str(remedy.of)) not in self.optimizers:
+                raise UsageError(
+                    f"heal.{kind}.of: no optimizer is registered as {remedy.of}",
+                    f"write blamed, all, or one of these: {', '.join(self.optimizers)}",
+                )
+
+    def registered(self, name: str) -> str:
+        """The name that an optimizer is known by."""
+        is_main = name == ALONE and name not in self.optimizers and MAIN in self.optimizers
+        return MAIN if is_main else name
 
     @classmethod
     def of(cls, spec: JobSpec) -> Rules:
@@ -146,9 +168,7 @@ def _whose(incident: Incident, remedy: Remedy, rules: Rules) -> tuple[str, ...] 
         return None
     if remedy.of in (None, "blamed"):
         return None if incident.optimizer is None else (incident.optimizer,)
-    # A name that none has would change nothing, and so heal nothing.
-    is_known = not rules.optimizers or remedy.of in rules.optimizers
-    return (str(remedy.of),) if is_known else None
+    return (rules.registered(str(remedy.of)),)
 
 
 def _back(incident: Incident, spent: Sequence[Past], rules: Rules) -> int:

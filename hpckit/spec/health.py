@@ -57,6 +57,8 @@ SETTINGS: dict[str, dict[str, type[int] | type[float]]] = {
     "scores_nan": {},
 }  # fmt: skip
 RULES = tuple(SETTINGS)
+# Whose answer is to act; all others tell.
+ACTING = ("steps_without_data", "scores_nan")
 
 # A user's own: a file of the job's folder and a class in it.
 OWN = r"[^:\x00-\x1f\x7f-][^:\x00-\x1f\x7f]*\.py:[A-Za-z_][A-Za-z0-9_]*"

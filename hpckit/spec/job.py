@@ -145,7 +145,8 @@ def spec_from_json(source: str | bytes | Mapping[str, Any]) -> JobSpec:
     problems: list[Problem] = []
     spec = None
     with contextlib.suppress(yamlio.TooManyProblems):
-        spec = _built(yamlio.from_json(source, "spec.json", problems), problems)
+        node = yamlio.from_json(source, "spec.json", problems)
+        spec = _built(node, problems, is_resolved=True)
     return _sure(spec, problems, "spec.json")
 
 
@@ -168,7 +169,9 @@ class _Site:
     limits: Limits = setting(default_factory=Limits, help="Ceilings above every spec and flag.")
 
 
-def _built(node: yamlio.Node | None, problems: list[Problem]) -> JobSpec | None:
+def _built(
+    node: yamlio.Node | None, problems: list[Problem], *, is_resolved: bool = False
+) -> JobSpec | None:
     if node is None:
         return None
     if yamlio.is_null(node):
@@ -181,7 +184,8 @@ def _built(node: yamlio.Node | None, problems: list[Problem]) -> JobSpec | None:
         complain(problems, yamlio.find(node, "include"), "include", "nothing is included here")
     usable = {name: value for name, value in values.items() if value is not BAD}
     parts = {**_defaults(), **usable}
-    spec_rules.check(spec_rules.Draft(parts=parts, root=node, problems=problems))
+    draft = spec_rules.Draft(parts=parts, root=node, problems=problems, is_resolved=is_resolved)
+    spec_rules.check(draft)
     return None if problems else JobSpec(**values)
 
 

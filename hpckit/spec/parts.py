@@ -27,7 +27,7 @@ from hpckit.model.kinds import (
     complain,
     described,
 )
-from hpckit.spec.health import OWN, RULES
+from hpckit.spec.health import ACTING, OWN, RULES
 
 # Sections are looked for here, whichever file they stand in.
 from hpckit.spec.monitoring import Clip as Clip
@@ -39,6 +39,9 @@ from hpckit.spec.monitoring import Optimizer as Optimizer
 # The longest chain that a spec may ask for.
 MOST_ATTEMPTS = 1000
 NUMERIC = ("non_finite", "bad_batch", "explosion", "drift", "clip_saturation", "loss_lost")
+# Of these and of the rules: something is done about them. The others are told, or skipped.
+ACTED_ON = ("non_finite", "explosion", "loss_lost", *ACTING)
+SKIPPED = "bad_batch"
 INFRASTRUCTURE = (
     "hang", "crash", "out_of_memory", "node_failure", "time_limit", "preemption"
 )  # fmt: skip

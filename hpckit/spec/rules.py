@@ -13,7 +13,9 @@ from hpckit.model.kinds import complain, did_you_mean, short
 from hpckit.model.regex import problem_with
 from hpckit.spec import sweep as sweeps
 from hpckit.spec.parts import (
+    ACTED_ON,
     INFRASTRUCTURE,
+    SKIPPED,
     Change,
     GroupClip,
     Optimizer,
@@ -41,6 +43,8 @@ class Draft:
     parts: Mapping[str, Any]
     root: yamlio.Node
     problems: list[Problem]
+    # A run has it already: what only promises too much must not end that.
+    is_resolved: bool = False
 
     def given(self, *steps: str) -> bool:
         """Whether the spec says something there, right or wrong."""
@@ -210,9 +214,13 @@ def _values(params: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 def _remedy(draft: Draft, kind: str, remedy: Remedy) -> None:
     values, varied = dict(_values(draft.parts["params"])), sweeps.Paths(_swept(draft))
+    never = _never_acted_on(draft, kind)
+    if never and remedy.do not in (None, "tell"):
+        draft.complain(f"must be tell, not {remedy.do}: {never}", "heal", kind, "do")
     for key, change in (remedy.change or {}).items():
         steps = ("heal", kind, "change", key)
-        message = _wrong_place(kind, remedy, key) or _wrong_resource(draft, key)
+        message = f"nothing would apply it: {never}" if never else ""
+        message = message or _wrong_place(kind, remedy, key) or _wrong_resource(draft, key)
         message = message or _wrong_param(key, change, values, varied)
         if message or (message := _wrong_change(key, change)):
             draft.complain(message, *steps)
@@ -220,6 +228,16 @@ def _remedy(draft: Draft, kind: str, remedy: Remedy) -> None:
     known = ("blamed", "all", *optimizers)
     if remedy.of is not None and optimizers and remedy.of not in known:
         draft.complain(f"names no optimizer{did_you_mean(remedy.of, known)}", "heal", kind, "of")
+
+
+def _never_acted_on(draft: Draft, kind: str) -> str:
+    """Why a remedy of this kind would never be carried out, or nothing."""
+    rules = draft.parts["monitor"].rules
+    may_be_own = rules.get(kind) is False and any(":" in name for name in rules)
+    if draft.is_resolved or kind in (*ACTED_ON, *INFRASTRUCTURE) or may_be_own:
+        return ""
+    is_so = "only leaves out its one update" if kind == SKIPPED else "is only ever told"
+    return f"{kind} {is_so}; acted on are {', '.join(ACTED_ON)}"
 
 
 def _wrong_place(kind: str, remedy: Remedy, key: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hpckit.clock import now_iso
 from hpckit.errors import UsageError
 from hpckit.paint import note
-from hpckit.run import Run
+from hpckit.run import IDENTITY, Run
 from hpckit.scheduler.local_state import Process
 from hpckit.submission.commit import prepare, reserve
 from hpckit.worker import launch as launching
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 INTERRUPTED = "interrupted"
 # A person sits before it: a disk that stays full is told, not waited for.
 WORDS_S = 10.0
+# So long a program may take to end by an interrupt of its own before we tell it.
+OWN_END_S = 2.0
 
 
 def run_here(
@@ -70,6 +72,9 @@ def _attempt(run: Run, spec: JobSpec) -> Outcome:
     signals = Signals()
     watch = Watch(run=run, spec=spec, attempt=attempt, signals=signals, started=started)
     outcome = _watched(watch)
+    if not (run.dir / IDENTITY).exists():
+        # To write the end down would make a folder again that is no run.
+        return Outcome(state="failed", reason="the run's folder was deleted while it ran")
     if (outcome.program or {}).get("code") == 128 + signal.SIGINT:
         # What a person did with Ctrl-C is no failure of the program.
         outcome = dataclasses.replace(outcome, state="cancelled", reason=INTERRUPTED)
@@ -116,8 +121,11 @@ class _Interrupts:
     def __call__(self, number: int, frame: object) -> None:
         if self._borne > 0:
             self._borne -= 1
-        else:
-            self._signals.terminated = True
+            return
+        if not self._signals.terminated:
+            # What was sent to the whole process group has reached the program, too.
+            self._signals.patient_until = time.monotonic() + OWN_END_S
+        self._signals.terminated = True
 
 
 def _print_rank_0(watch: Watch, done: threading.Event) -> None:

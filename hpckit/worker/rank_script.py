@@ -100,8 +100,12 @@ def _opening(layout: Layout, places: Places, known: Mapping[str, Any]) -> list[s
         '  when="${EPOCHREALTIME:-}"',
         '  if [ -e "$here.started" ]; then stage=program; else stage=setup; fi',
         # A disk may be full for a while: the word of a long training is worth some patience.
+        # Not if the folder was deleted: nobody reads it there, but once may be a filesystem's mood.
         "  for try in {1..24}; do",
-        '    echo "$1 $stage ${told:-untold} $when" > "$here.exit" && break; sleep 5',
+        f"    if [ -d {_q(places.logs)} ]; then",
+        '      echo "$1 $stage ${told:-untold} $when" > "$here.exit" && break',
+        "    elif [ $try -gt 1 ]; then break; fi",
+        "    sleep 5",
         "  done",
         # Told to end, ranks do so each in its time: a code would have the others killed.
         '  if [ -n "$told" ]; then exit 0; fi; exit "$1"',

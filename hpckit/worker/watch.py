@@ -50,6 +50,8 @@ class Signals:
 
     time_limit: bool = False
     terminated: bool = False
+    # Until then, by time.monotonic(), the program may be ending by itself.
+    patient_until: float = 0.0
 
     def install(self, *ending: int) -> None:
         """Listen; `ending` are further signals that mean the same as SIGTERM."""
@@ -196,7 +198,7 @@ class Watch:
         return GRACE_S if told.startswith("limits") or self.foreground else float("inf")
 
     def _signalled(self) -> str | None:
-        if self.signals.terminated:
+        if self.signals.terminated and time.monotonic() >= self.signals.patient_until:
             return TERMINATED
         if self.signals.time_limit and not 0 < self._due - time.time() < EARLY_S:
             return "time limit"

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from hpckit.errors import UsageError
 from hpckit.heal import Past, Plan, Rules, decide
 from hpckit.heal.policy import ONE_TROUBLE
 from hpckit.monitor import Incident
@@ -150,11 +151,21 @@ def test_do_stop_stops_at_once_and_says_what_it_saw() -> None:
     )
 
 
-def test_a_name_that_no_optimizer_has_tightens_all_of_them() -> None:
-    rules = Rules(remedies={"explosion": Remedy(of="adm")}, optimizers=("adam", "sgd"))
-    assert decide(explosion(), [], rules).of is None
-    known = dataclasses.replace(rules, remedies={"explosion": Remedy(of="sgd")})
-    assert decide(explosion(), [], known).of == ("sgd",)
+def test_a_name_that_no_optimizer_has_is_refused_as_soon_as_they_are_known() -> None:
+    rules = Rules(remedies={"loss_lost": Remedy(do="tell", of="adm")})
+    with pytest.raises(UsageError) as refused:
+        dataclasses.replace(rules, optimizers=("adam", "sgd"))
+    assert refused.value.message == "heal.loss_lost.of: no optimizer is registered as adm"
+    assert refused.value.hint == "write blamed, all, or one of these: adam, sgd"
+    for of in ("sgd", "all", "blamed", None):
+        Rules(remedies={"explosion": Remedy(of=of)}, optimizers=("adam", "sgd"))
+
+
+def test_the_only_optimizer_may_be_called_what_a_script_calls_it() -> None:
+    rules = Rules(remedies={"explosion": Remedy(of="optimizer")}, optimizers=("main",))
+    assert decide(explosion(), [], rules).of == ("main",)
+    with pytest.raises(UsageError, match="registered as optimizer"):
+        dataclasses.replace(rules, optimizers=("adam", "sgd"))
 
 
 def test_the_rules_are_the_specs() -> None:
