@@ -56,6 +56,16 @@ class Baseline(Memory):
         self.count = 0
         self.ready = False
 
+    def learn_anew(self, values: list[float]) -> bool:
+        """These were the last values, and no others; not done where they are too few to tell."""
+        if len(values) < self.warm:
+            return False
+        self.values.clear()
+        self.values.extend(values)
+        self.count = max(self.warm, self.count)
+        self._refresh()
+        return True
+
     def recent(self, number: int) -> float:
         """The median of the newest values, which nothing lags."""
         return median(list(self.values)[-number:])

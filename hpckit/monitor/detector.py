@@ -126,10 +126,11 @@ class Detector(Memory):
         self.limit = self.norms.limit
         return self._once(incident)
 
-    def went_back(self) -> None:
-        """The run was rolled back: what led there is not what comes now."""
-        self.norms.went_back()
-        self.loss.far = self.broken = 0
+    def went_back(self, step: int) -> None:
+        """The run goes on from a step of before: what led away from it is not what comes now."""
+        self.norms.went_back(step)
+        self.loss.went_back(step)
+        self.broken = 0
         self.breaks.clear()
         self.acted.clear()
         self.gone = False

@@ -125,10 +125,10 @@ class Lookout:
             )
         return plan
 
-    def went_back(self) -> None:
-        """The run was rolled back."""
+    def went_back(self, step: int) -> None:
+        """The run goes on from a step of before."""
         for detector in self.detectors.values():
-            detector.went_back()
+            detector.went_back(step)
         self.rules.went_back()
 
     def state_dict(self) -> dict[str, Any]:

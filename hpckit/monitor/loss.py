@@ -69,6 +69,17 @@ class LossWatch(Memory):
             self.lowest = min(self.usual.level, self.start)
             self.highest = max(self.usual.level, self.start)
 
+    def went_back(self, step: int) -> None:
+        """The run goes on from a step of before: what came after it is not what is usual."""
+        before = [each for each in zip(self.steps, self.last, strict=True) if each[0] < step]
+        self.steps.clear()
+        self.last.clear()
+        for when, loss in before:
+            self.steps.append(when)
+            self.last.append(loss)
+        self.usual.learn_anew([loss for _, loss in before])
+        self.far = 0
+
     def is_worse(self) -> bool:
         """Most of the last losses are far above the usual, and have not long settled there."""
         if self.far < LONG:

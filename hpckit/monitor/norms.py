@@ -207,9 +207,13 @@ class NormWatch(Memory):
         steps = [row[0] for row in self.recent]
         return onset(steps, [row[1] for row in self.recent], step, usual)
 
-    def went_back(self) -> None:
-        """The run was rolled back: what led there is not what comes now."""
+    def went_back(self, step: int) -> None:
+        """The run goes on from a step of before: what came after it is not what is usual."""
+        before = [row for row in self.recent if row[0] < step]
         self.recent.clear()
+        self.recent.extend(before)
+        if self.usual.learn_anew([x for _, x, held, _ in before if not held]):
+            self._set_gate()
         self.episode.clear()
         self.running = 0
 

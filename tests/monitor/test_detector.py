@@ -395,16 +395,37 @@ def test_a_resumed_detector_says_what_one_that_never_stopped_says() -> None:
 def test_after_a_rollback_it_knows_what_is_usual_and_forgets_the_rest() -> None:
     detector = Detector()
     live(healthy(500) + [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)], detector)
-    detector.went_back()
+    detector.went_back(450)
     assert live(healthy(500, seed=9), detector, start=450) == []
     assert detector.limit < 100
+
+
+def test_what_came_after_the_state_that_is_gone_back_to_is_not_usual() -> None:
+    detector, other = Detector(), Detector()
+    live(healthy(600), other)
+    # Slow enough to be learned on the way: ten times as high, and the gate follows.
+    grown = [(6.6 * 1.016**n, 2.0 * 1.01**n) for n in range(150)]
+    live([*healthy(600), *grown], detector)
+    assert detector.limit > 1.5 * other.limit
+    detector.went_back(600)
+    assert detector.limit == pytest.approx(other.limit, rel=0.05)
+    assert detector.loss.usual.level == pytest.approx(other.loss.usual.level, rel=0.01)
+    assert live(healthy(300, seed=4), detector, start=600) == []
+
+
+def test_a_young_detector_keeps_what_little_it_knows() -> None:
+    detector = Detector()
+    live(healthy(100), detector)
+    limit = detector.limit
+    detector.went_back(20)
+    assert detector.limit == limit < math.inf
 
 
 def test_what_was_acted_on_before_a_rollback_is_acted_on_after_it() -> None:
     detector = Detector()
     growth = [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)]
     assert [each.acts for each in live(healthy(500) + growth, detector)].count(True) == 1
-    detector.went_back()
+    detector.went_back(480)
     again = live(healthy(20, seed=3) + growth, detector, start=480)
     assert [each.acts for each in again].count(True) == 1
 
@@ -413,7 +434,7 @@ def test_after_a_rollback_the_first_broken_step_is_one_bad_batch_again() -> None
     detector = Detector()
     growth = [(6.6 * 3**n, 2.0 + 3.0**n) for n in range(1, 9)]
     live([*healthy(500), *growth, *[(math.nan, math.nan)] * 20], detector)
-    detector.went_back()
+    detector.went_back(480)
     assert kinds(live([(math.nan, math.nan)], detector, start=480)) == [("non_finite", "skip")]
 
 
@@ -421,7 +442,7 @@ def test_after_a_rollback_the_patience_with_a_gate_that_is_shut_begins_anew() ->
     detector = Detector()
     shut = healthy(5, level=200.0, seed=1)
     live(healthy(500) + shut, detector)
-    detector.went_back()
+    detector.went_back(480)
     assert {each.answer for each in live(shut, detector, start=480)} == {"skip"}
 
 
@@ -431,7 +452,7 @@ def test_a_loss_that_is_lost_again_after_a_rollback_is_acted_on_again() -> None:
     lost = [(1.2, 400.0)] * 100
     detector = Detector()
     assert kinds(live(learning + lost, detector)) == [("loss_lost", "act")]
-    detector.went_back()
+    detector.went_back(790)
     assert kinds(live(lost, detector, start=790)) == [("loss_lost", "act")]
 
 

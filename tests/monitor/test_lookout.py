@@ -63,7 +63,7 @@ def test_after_a_rollback_detectors_and_rules_both_ask_again() -> None:
     live(lookout, {"train/loss": 2.0})
     assert kinds(live(lookout, bad, start=1)) == ["non_finite", "steps_without_data"]
     assert live(lookout, bad, start=2) == []
-    lookout.went_back()
+    lookout.went_back(1)
     assert kinds(live(lookout, bad, start=1)) == ["non_finite", "steps_without_data"]
 
 

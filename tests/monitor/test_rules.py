@@ -135,6 +135,7 @@ def test_the_spec_knows_every_rule_and_its_settings():
     }
     assert known == {k: v for k, v in health.SETTINGS.items() if k != health.SATURATION}
     assert set(RULES) < set(parts.KINDS)
+    assert {name for name, rule in RULES.items() if rule.answer == "act"} == set(health.ACTING)
 
 
 def test_every_rule_says_what_it_reads():
