@@ -3,12 +3,15 @@
     python benchmarks/training_loop.py [--device cuda] [--json] [--only loop saves stall rollback]
 
 loop      the same training under hpckit.attach() and hand-written in plain PyTorch (shuffled
-          loader, AdamW, clip_grad_norm_, a schedule that moves each step), steps in turns
-saves     hpckit's loop with a checkpoint every 100 steps, against the same without
+          loader, AdamW, clip_grad_norm_, a schedule that moves each step), 25 steps by turns: in
+          each of hpckit's is one copy of the state into memory
+saves     hpckit's loop with a checkpoint every 100 steps, against the same without, 100 steps by
+          turns; a turn is over when all of it is on the disk
 stall     how long the loop is held by a save, against torch.save of the same state
 rollback  from the incident to the next applied step, in ordinary steps; the state is in memory
 
-A ratio is that of the summed times without the slowest tenth; of `saves` nothing is left out.
+A ratio of turns is that of their summed times; of `loop` without the tenth of the pairs in which
+the machine was slowest.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,11 @@ from tests.train.bare import bare_run, environment
 # Width, depth and batch: some 1e5, 1e6 and 1e7 parameters, steps of 1 to 60 ms on one core.
 SIZES = {"1e5": (128, 6, 64), "1e6": (416, 6, 128), "1e7": (1296, 6, 128)}
 SECONDS = float(os.environ.get("SECONDS", "20"))
+# One snapshot in memory falls into each turn, where at least eight fit.
 TURN = 25
-STALL_NUMBERS = 10**8
+SAVE_TURN = 100
+# After these what is due every 100 steps comes at a turn's beginning.
+WARM_UP = 195
 
 
 def model_of(width: int, depth: int) -> nn.Module:
@@ -95,31 +101,36 @@ def attached(folder: Path, **spec: Any) -> Any:
         os.environ.update(before)
 
 
-def turns(ways: dict[str, Iterator[None]], device: str) -> dict[str, list[float]]:
-    """Time each way's steps, some running, then it is another's turn."""
+def turns(
+    ways: dict[str, Iterator[None]],
+    device: str,
+    number: int,
+    settle: Callable[[str], None] = lambda name: None,
+) -> dict[str, list[float]]:
+    """Time so many steps of each way, again and again; `settle` is a turn's end, and timed."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for steps in ways.values():
-        for _ in range(120):
+    for name, steps in ways.items():
+        for _ in range(WARM_UP):
             next(steps)
+        settle(name)
     until = time.perf_counter() + SECONDS * len(ways)
     while time.perf_counter() < until:
         for name, steps in ways.items():
-            next(steps)
-            for _ in range(TURN):
-                began = time.perf_counter()
+            began = time.perf_counter()
+            for _ in range(number):
                 next(steps)
-                if device != "cpu":
-                    torch.cuda.synchronize()
-                times[name].append(time.perf_counter() - began)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            settle(name)
+            times[name].append(time.perf_counter() - began)
     return times
 
 
-def ratio(ours: list[float], theirs: list[float], *, slowest: float = 0.1) -> float:
-    def usual(times: list[float]) -> float:
-        kept = sorted(times)[: max(1, round(len(times) * (1 - slowest)))]
-        return sum(kept) / len(kept)
-
-    return usual(ours) / usual(theirs)
+def ratio(ours: list[float], theirs: list[float], *, slowest: float = 0.0) -> float:
+    """Of the sums; left out, in pairs, are the slowest."""
+    pairs = sorted(zip(ours, theirs, strict=True), key=sum)
+    kept = pairs[: max(1, round(len(pairs) * (1 - slowest)))]
+    return sum(a for a, _ in kept) / sum(b for _, b in kept)
 
 
 def loop(device: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -129,28 +140,35 @@ def loop(device: str, folder: Path) -> Iterator[dict[str, Any]]:
             "hpckit": Training(*size, device).watched(session),
             "plain": Training(*size, device).plain(),
         }
-        times = turns(ways, device)
+        times = turns(ways, device, TURN)
         session.close()
-        step_ms = 1e3 * statistics.median(times["plain"])
-        found = ratio(times["hpckit"], times["plain"])
+        step_ms = 1e3 * statistics.median(times["plain"]) / TURN
+        found = ratio(times["hpckit"], times["plain"], slowest=0.1)
         yield {"figure": "loop", "parameters": name, "step_ms": step_ms, "ratio": found}
 
 
 def saves(device: str, folder: Path) -> Iterator[dict[str, Any]]:
     for name, size in SIZES.items():
-        spec = {"every": "100 steps"}
-        with_saves = attached(folder / f"saves-{name}", checkpoint=spec)
-        without = attached(folder / f"none-{name}", checkpoint={"every": "100d"})
-        ways = {
-            "with": Training(*size, device).watched(with_saves),
-            "without": Training(*size, device).watched(without),
-        }
-        times = turns(ways, device)
-        for session in (with_saves, without):
-            session.close()
-        number = with_saves.step_number // 100
-        found = ratio(times["with"], times["without"], slowest=0.0)
+        number, found = saved(Training(*size, device), Training(*size, device), folder / name)
         yield {"figure": "saves", "parameters": name, "saves": number, "ratio": found}
+
+
+def saved(ours: Training, other: Training, folder: Path) -> tuple[int, float]:
+    """How many checkpoints were written in one's turns, and what they took."""
+    with_saves = attached(folder / "with", checkpoint={"every": "100 steps"})
+    without = attached(folder / "without", checkpoint={"every": "100d"})
+    seen: list[set[Path]] = []
+
+    def settle(way: str) -> None:
+        (with_saves if way == "with" else without)._kept.saver.wait()
+        if way == "with":
+            seen.append(set(with_saves.around.store.folder.glob("*/manifest.json")))
+
+    ways = {"with": ours.watched(with_saves), "without": other.watched(without)}
+    times = turns(ways, ours.device, SAVE_TURN, settle)
+    for session in (with_saves, without):
+        session.close()
+    return len(set().union(*seen) - seen[0]), ratio(times["with"], times["without"])
 
 
 def stall(device: str, folder: Path) -> Iterator[dict[str, Any]]:
@@ -202,7 +220,6 @@ def rollback(device: str, folder: Path) -> Iterator[dict[str, Any]]:
             )  # fmt: skip
             began = time.perf_counter()
             real = session._acting
-            session._acting = lambda incidents, incident=incident: incident
             # Ends the pass, goes back, opens the data again, and does the next step.
             pending = iter((1,))
 

@@ -115,11 +115,21 @@ def test_what_is_not_there_is_said(
 def test_a_damaged_one_is_left_out_and_named(
     life: Lives, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (life.checkpoint(30).path / "state.pt").write_bytes(b"damaged")
+    damaged = life.checkpoint(30)
+    (damaged.path / "state.pt").write_bytes(b"damaged")
     assert find_fork(root, "first/1").checkpoint.step == 20
-    assert "step-00000030.a1-l1 is damaged" in capsys.readouterr().err
+    assert f"{damaged.name} is damaged: state.pt" in capsys.readouterr().err
     # A reader sets nothing aside in somebody else's run.
     assert life.checkpoint(30).path.exists()
+
+
+def test_a_fork_that_passes_over_a_damaged_manifest_names_it(
+    life: Lives, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = life.checkpoint(30)
+    (damaged.path / "manifest.json").write_text("[]")
+    assert find_fork(root, "first/1").checkpoint.step == 20
+    assert f"{damaged.name} is damaged: manifest.json makes no sense" in capsys.readouterr().err
 
 
 def test_a_run_that_is_extended_equals_one_that_was_trained_straight_through(

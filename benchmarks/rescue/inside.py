@@ -17,6 +17,8 @@ from benchmarks.rescue.loop import Outcome, evaluated
 from benchmarks.rescue.training import Training
 from hpckit import run as runs
 from hpckit.files import write_json
+from hpckit.monitor.reading import GATED, Reading
+from hpckit.monitor.readings.sink import Sink
 from hpckit.spec import spec_from_json
 
 # The remedy of each numeric kind, with nothing changed.
@@ -64,7 +66,7 @@ def train_inside(training: Training, heal: Mapping[str, Any]) -> Outcome:
     with bare_run(spec_of(training, heal)) as folder, _quietly(folder / "said"):
         session = hpckit.attach()
         try:
-            _loop(session, training)
+            _loop(session, training, outcome)
             outcome.final = evaluated(training)
         except SystemExit as stop:
             outcome.stopped = str(stop)
@@ -76,13 +78,25 @@ def train_inside(training: Training, heal: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def _loop(session: Any, training: Training) -> None:
+class Held(Sink):
+    """Counts the updates that were held back one by one, as the rivals' are."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def write(self, reading: Reading) -> None:
+        gates = [value for name, value in reading.values.items() if name.startswith(f"{GATED}/")]
+        self.outcome.skipped += sum(gate > 0 for gate in gates)
+
+
+def _loop(session: Any, training: Training, outcome: Outcome) -> None:
     players = training.players
     session.register(
         **training.models,
         **{name: player.optimizer for name, player in players.items()},
         **{f"{name}_schedule": player.schedule for name, player in players.items()},
     )
+    session.stepper.sinks.append(Held(outcome))
     for batch in session.batches(training.batches, epochs=training.epochs):
         for player in players.values():
             player.optimizer.zero_grad()
@@ -104,7 +118,6 @@ def _read(folder: Path, outcome: Outcome) -> None:
             outcome.replayed.append(event.data["from_step"] - event.data["step"])
         if event.kind == "incident":
             found = event.data["incident"]
-            outcome.skipped += found["answer"] == "skip"
             outcome.incidents.append(f"{found['kind']} ({found['answer']}) at {found['step']}")
 
 

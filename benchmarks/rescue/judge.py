@@ -96,8 +96,11 @@ def table(name: str, found: Found) -> str:
 
 
 def healthy_table(name: str, found: Found) -> str:
-    """With the right settings: steps that a policy meddled with, and whether its end is plain's."""
-    lines = [f"{name:16}{'bit-equal':>15}{'median':>9}{'interventions':>15}{'worst':>8}"]
+    """With the right settings: what a policy meddled with, and whether its end is plain's."""
+    lines = [
+        f"{name:16}{'bit-equal':>15}{'median':>9}{'interventions':>15}{'worst':>8}"
+        "  (steps; of hpckit each rollback counts once)"
+    ]
     for policy, outcomes in found.items():
         pairs = list(zip(outcomes, found[PLAIN], strict=False))
         equal = sum(a.final == b.final for a, b in pairs)

@@ -27,7 +27,7 @@ class Outcome:
     # When the first value was not finite.
     broken_at: int | None = None
     clipped: int = 0
-    # Steps left out; of hpckit each stretch of them counts once.
+    # Steps left out.
     skipped: int = 0
     # Of hpckit: the steps that each rollback cost, what was seen, and why it stopped, if it did.
     replayed: list[int] = field(default_factory=list)

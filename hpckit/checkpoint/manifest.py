@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hpckit.checkpoint.names import Segment
+from hpckit.checkpoint.names import Segment, nth
 from hpckit.clock import now_iso
 from hpckit.files import fsync_folder, read_json, write_json
 
@@ -22,6 +25,10 @@ ABANDONED = "abandoned.json"
 CHUNK = 4 << 20
 # Of what is put aside: nobody damages one folder more often.
 MOST_DAMAGED = 1000
+# Pauses before what a filesystem refused is read again.
+PAUSES_S = (0.2, 1.0, 2.0)
+# No filesystem in trouble: there is no such file.
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 # What else a manifest may hold; another version's keys, and what makes no sense, are passed over.
 KINDS: dict[str, type] = {
@@ -33,6 +40,7 @@ KINDS: dict[str, type] = {
 
 # A file's name in the folder -> {"size", "crc32"}.
 Files = Mapping[str, Mapping[str, int]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +76,9 @@ class Checkpoint:
         return self.confirmed_at is not None and self.finite is not False
 
     @property
-    def order(self) -> tuple[int, Segment]:
+    def order(self) -> tuple[int, Segment, int]:
         """Oldest first."""
-        return self.step, self.segment
+        return self.step, self.segment, nth(self.name)
 
     def to_json(self) -> dict[str, Any]:
         """What manifest.json holds."""
@@ -85,40 +93,80 @@ def write(checkpoint: Checkpoint) -> None:
 
 
 def read(folder: Path, name: str = MANIFEST) -> Checkpoint | None:
-    """The checkpoint in a folder; None where there is no whole manifest."""
+    """The checkpoint in a folder; None where there is no whole manifest, or none to be had now."""
     try:
-        found = read_json(folder / name)
-    except OSError:
+        found = _parsed(folder / name)
+    except (OSError, ValueError):
         # A filesystem that is away for a moment: others may be readable.
         return None
-    if not isinstance(found, dict):
-        return None
+    with contextlib.suppress(OSError):
+        return _marked(found)
+    return found
+
+
+def load(folder: Path) -> Checkpoint:
+    """The same for who goes on from it, and must know why there is none.
+
+    A ValueError where the manifest is damaged; an OSError where it is not there (one of `GONE`),
+    or cannot be read, which says nothing of what is in it.
+    """
+    found = patiently(folder / MANIFEST, _parsed)
+    return patiently(folder / GOOD, lambda _: _marked(found))
+
+
+def makes_no_sense(folder: Path) -> bool:
+    """Whether there is a manifest that is cut off or lacks what is most needed."""
+    try:
+        _parsed(folder / MANIFEST)
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
+def patiently(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a path, asked again where a filesystem is away for a moment.
+
+    The error that stays names the path: one in the midst of a file does not.
+    """
+    pauses = iter(PAUSES_S)
+    while True:
+        try:
+            return read(path)
+        except GONE:
+            raise
+        except OSError as error:
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                what = error.strerror or str(error)
+                raise OSError(error.errno, what, str(path)) from error
+            time.sleep(pause_s)
+
+
+def _parsed(path: Path) -> Checkpoint:
+    """What a manifest says; a ValueError where it is cut off or lacks what is most needed."""
+    found = json.loads(path.read_text(encoding="utf-8"))
     try:
         segment = Segment(
             int(found["attempt"]), int(found["launch"]), int(found.get("rollbacks", 0))
         )
         step = int(found["step"])
         files = {str(file): dict(about) for file, about in found["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no manifest") from error
     rest = {key: found[key] for key, kind in KINDS.items() if isinstance(found.get(key), kind)}
-    return Checkpoint(
-        path=folder,
-        step=step,
-        segment=segment,
-        files=files,
-        confirmed_at=_confirmed_at(folder),
-        **rest,
-    )
+    return Checkpoint(path=path.parent, step=step, segment=segment, files=files, **rest)
 
 
-def _confirmed_at(folder: Path) -> int | None:
+def _marked(checkpoint: Checkpoint) -> Checkpoint:
+    """With the mark of a good one, where it has that; a torn one marks nothing."""
     try:
-        found = read_json(folder / GOOD)
-    except OSError:
-        return None
+        found = json.loads((checkpoint.path / GOOD).read_text(encoding="utf-8"))
+    except (*GONE, ValueError):
+        return checkpoint
     step = found.get("confirmed_at") if isinstance(found, dict) else None
-    return step if isinstance(step, int) else None
+    return dataclasses.replace(checkpoint, confirmed_at=step if isinstance(step, int) else None)
 
 
 def measure(path: Path) -> dict[str, int]:
@@ -132,21 +180,34 @@ def measure(path: Path) -> dict[str, int]:
     return {"size": size, "crc32": crc}
 
 
-def problem(checkpoint: Checkpoint) -> str | None:
-    """What is wrong with which file, after reading all of them; None if nothing is."""
+def damage(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with which file, after reading all of them; None if nothing is.
+
+    An OSError where one cannot be read: that is no damage, it may be readable again.
+    """
     # Sizes first: what was cut off is found without reading gigabytes.
     for look in (_size_problem, _checksum_problem):
         for name, about in sorted(checkpoint.files.items()):
-            path = checkpoint.path / name
             try:
-                wrong = look(path, about)
-            except (FileNotFoundError, NotADirectoryError):
+                wrong = patiently(checkpoint.path / name, partial(look, about=about))
+            except GONE:
                 wrong = "is missing"
-            except OSError as error:
-                wrong = f"cannot be read: {error.strerror or error}"
             if wrong is not None:
                 return f"{name} {wrong}"
     return None
+
+
+def problem(checkpoint: Checkpoint) -> str | None:
+    """The same for who only looks: that a file cannot be read is told like damage."""
+    try:
+        return damage(checkpoint)
+    except OSError as error:
+        return unread(error)
+
+
+def unread(error: OSError) -> str:
+    """Which file could not be read, and why."""
+    return f"{os.path.basename(error.filename or 'a file')} cannot be read: {error.strerror}"
 
 
 def _size_problem(path: Path, about: Mapping[str, int]) -> str | None:

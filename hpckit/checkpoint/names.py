@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 TAG = re.compile(r"a(\d+)-l(\d+)(?:-r(\d+))?")
-NAME = re.compile(r"step-(\d+)\.(.+)")
+NAME = re.compile(r"step-(\d+)\.(.+?)(?:-n(\d+))?")
 DAMAGED = re.compile(r"(.+)\.damaged(?:-\d+)?")
 
 
@@ -32,8 +32,9 @@ class Segment:
         return cls(int(found[1]), int(found[2]), int(found[3] or 0))
 
 
-def folder_name(step: int, segment: Segment) -> str:
-    return f"step-{step:08d}.{segment.tag}"
+def folder_name(step: int, segment: Segment, nth: int = 1) -> str:
+    """Of a second one of a step, when more was done after it than steps: step-00000120.a2-l1-n2."""
+    return f"step-{step:08d}.{segment.tag}" + (f"-n{nth}" if nth > 1 else "")
 
 
 def parse(name: str) -> tuple[int, Segment] | None:
@@ -45,6 +46,12 @@ def parse(name: str) -> tuple[int, Segment] | None:
         return int(found[1]), Segment.parse(found[2])
     except ValueError:
         return None
+
+
+def nth(name: str) -> int:
+    """Which one of its step and segment a checkpoint's folder is."""
+    found = NAME.fullmatch(name)
+    return int(found[3] or 1) if found is not None else 1
 
 
 def parse_damaged(name: str) -> tuple[int, Segment] | None:

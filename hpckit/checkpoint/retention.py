@@ -42,7 +42,7 @@ def to_delete(
 
 def needed(on_branch: Sequence[Checkpoint], rules: Rules) -> list[Checkpoint]:
     """What stays of the checkpoints that count."""
-    ordered = sorted(on_branch, key=lambda found: found.order)
+    ordered = _newest_of_each(sorted(on_branch, key=lambda found: found.order))
     good = [found for found in ordered if found.is_good]
     undecided = [
         found
@@ -57,6 +57,17 @@ def needed(on_branch: Sequence[Checkpoint], rules: Rules) -> list[Checkpoint]:
     good_best = [found for found in best if found.is_good]
     both = [*best[-1:], *good_best[-1:]]
     return [*good[-GOOD_ONES:], *undecided, *both, *last, *_spread(ordered, rules.keep_every)]
+
+
+def _newest_of_each(ordered: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Of several of one step the newest, which what came after the step is in; and the best."""
+    newest = {(found.step, found.segment): found for found in ordered if found.finite is not False}
+
+    def is_needed(found: Checkpoint) -> bool:
+        last = newest.get((found.step, found.segment), found)
+        return found is last or found.best or (found.is_good and not last.is_good)
+
+    return [found for found in ordered if is_needed(found)]
 
 
 def _spread(ordered: Sequence[Checkpoint], every: int | None) -> list[Checkpoint]:
@@ -82,7 +93,11 @@ def delete(checkpoint: Checkpoint) -> bool:
 
 def clean(store: Store, present: Segment) -> list[Path]:
     """Delete what earlier segments did not finish; the present one may be writing its own."""
-    going = [path for path in store.incomplete() if _is_earlier(path, present)]
+    try:
+        going = [path for path in store.incomplete() if _is_earlier(path, present)]
+    except OSError:
+        # The next attempt cleans up, too.
+        return []
     for path in going:
         shutil.rmtree(path, ignore_errors=True)
     return going

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hpckit.checkpoint import manifest, names
 from hpckit.checkpoint.lineage import Start, believed, counts, starts
-from hpckit.checkpoint.manifest import ABANDONED, MANIFEST, Checkpoint
+from hpckit.checkpoint.manifest import ABANDONED, GONE, MANIFEST, Checkpoint
 from hpckit.checkpoint.names import Segment
+from hpckit.checkpoint.search import Search
 from hpckit.ledger import Ledger
 
 FOLDER = "checkpoints"
@@ -49,67 +51,54 @@ class Store:
     def incomplete(self) -> list[Path]:
         """Folders that are no checkpoint: being written, or left by who died while writing."""
         return [
-            self.folder / name
-            for name in self._names()
-            if names.parse(name) is not None
-            and not any((self.folder / name / mark).exists() for mark in (MANIFEST, ABANDONED))
+            folder
+            for _, folder in self.folders()
+            if all(_is_absent(folder / mark) for mark in (MANIFEST, ABANDONED))
         ]
 
     @property
     def has_any(self) -> bool:
         """Whether anything was ever saved here, whatever has become of it."""
-        return bool(self._names())
+        try:
+            return bool(self._names())
+        except OSError:
+            # Who cannot look must not say that there is nothing.
+            return True
 
     def unreadable(self) -> list[Path]:
-        """Folders whose manifest is there and makes no sense."""
-        return [
-            self.folder / name
-            for name in self._names()
-            if names.parse(name) is not None
-            and (self.folder / name / MANIFEST).exists()
-            and manifest.read(self.folder / name) is None
-        ]
+        """Folders whose manifest is there and makes no sense; not those that are away now."""
+        return [folder for _, folder in self.folders() if manifest.makes_no_sense(folder)]
 
     def damaged(self) -> list[Path]:
         """What was set aside."""
         return [self.folder / n for n in self._names() if names.parse_damaged(n) is not None]
 
     def newest_intact(self, tell: Tell) -> Checkpoint | None:
-        """The newest one that counts and is whole, for going on as if nothing had happened."""
-        for path in self.unreadable():
-            nothing = Checkpoint(path=path, step=0, segment=Segment(0, 0))
-            _set_aside(nothing, f"{MANIFEST} cannot be read", tell)
-        return self._first_intact(reversed(self.on_branch()), tell)
+        """The newest one that counts and is whole, for going on as if nothing had happened.
+
+        An error where there are some, and none can be read now.
+        """
+        search = Search(self, tell)
+        return search.chosen(reversed(search.on_branch()))
 
     def newest_good(self, before: int | None, back: int, tell: Tell) -> Checkpoint | None:
         """The newest good one that is not after step `before`, or the one `back` further back.
 
         Where there are not so many, the oldest good one there is.
         """
-        good = [
-            found
-            for found in reversed(self.on_branch())
-            if found.is_good and (before is None or found.step <= before)
-        ]
-        return self._first_intact([*good[back:], *reversed(good[:back])], tell)
+        search = Search(self, tell)
+        return search.chosen(further(search.good(before), back))
 
-    def _first_intact(self, candidates: Iterable[Checkpoint], tell: Tell) -> Checkpoint | None:
-        for found in candidates:
-            wrong = manifest.problem(found)
-            if wrong is None:
-                return found
-            if not (found.path / MANIFEST).exists():
-                # Not damaged, but deleted or renamed while we read it.
-                continue
-            _set_aside(found, wrong, tell)
-        return None
+    def folders(self) -> list[tuple[tuple[int, Segment], Path]]:
+        """What is named like a checkpoint, whatever it holds, with its step and its segment."""
+        named = [(names.parse(name), self.folder / name) for name in self._names()]
+        return [(order, folder) for order, folder in named if order is not None]
 
     def _read(self, mark: str) -> list[Checkpoint]:
         whole = [
             found
-            for name in self._names()
-            if names.parse(name) is not None
-            and (found := manifest.read(self.folder / name, mark)) is not None
+            for _, folder in self.folders()
+            if (found := manifest.read(folder, mark)) is not None
         ]
         return sorted(whole, key=lambda found: found.order)
 
@@ -120,13 +109,17 @@ class Store:
             return []
 
 
-def _set_aside(checkpoint: Checkpoint, wrong: str, tell: Tell) -> None:
+def further(newest_first: Sequence[Any], back: int) -> list[Any]:
+    """The one that is so many further back, and what is taken instead: older, then newer ones."""
+    return [*newest_first[back:], *reversed(newest_first[:back])]
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether that is sure: what cannot be looked at may be there."""
     try:
-        aside = manifest.set_aside(checkpoint)
-    except OSError as error:
-        reason = error.strerror or error
-        tell(f"checkpoint {checkpoint.name} is damaged: {wrong}; it cannot be renamed: {reason}")
-        return
-    # Gone under our hands: deleted, or set aside and told by another process.
-    if aside is not None:
-        tell(f"checkpoint {checkpoint.name} is damaged: {wrong}; set aside as {aside.name}")
+        path.stat()
+    except GONE:
+        return True
+    except OSError:
+        return False
+    return False

@@ -47,12 +47,19 @@ def ls(
         print(checkpoint_table(told))
     else:
         note(f"{run.id} has no checkpoints")
-    context.exit(1 if any(each.get("problem") for each in told) else 0)
+    context.exit(1 if verify and any(each.get("problem") for each in told) else 0)
 
 
 @checkpoint.command("save")
 @run_argument()
-@click.option("--wait", "wait_s", type=float, default=60.0, help="Seconds to wait for it; 0: none.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    metavar="SECONDS",
+    help="Seconds to wait for it; 0: none.",
+)
 @root_option
 def save(name: str | None, wait_s: float, root: str | None) -> None:
     """Ask a live training for a checkpoint now."""
@@ -61,12 +68,15 @@ def save(name: str | None, wait_s: float, root: str | None) -> None:
     from hpckit.requests import SAVE, ask
 
     run = _one_run(root, name)
+    _refuse_if_over(run)
     path = ask(run.dir, SAVE)
     until = time.monotonic() + wait_s
     while path.exists() and time.monotonic() < until:
         time.sleep(0.2)
     if path.exists() and wait_s > 0:
         path.unlink(missing_ok=True)
+        # It may have ended while we waited.
+        _refuse_if_over(run)
         raise HpckitError(
             f"{run.id} did not save within {wait_s:g} s",
             "is it running, and does its loop use run.batches? hpckit show tells",
@@ -137,7 +147,8 @@ def _row(about: dict[str, Any]) -> Sequence[str]:
 
     if about["damaged"]:
         step = str(about["step"])
-        return (step, "-", "-", "-", "-", "damaged", harmless(about["name"]))
+        wrong = f"damaged: {about['problem']}" if about.get("problem") else "damaged"
+        return (step, "-", "-", "-", "-", wrong, harmless(about["name"]))
     metrics = "  ".join(f"{short(key)}={short(value)}" for key, value in about["metrics"].items())
     return (
         str(about["step"]),
@@ -183,6 +194,20 @@ def _store(run: Run) -> Store:
     from hpckit.checkpoint.store import Store
 
     return Store.of_run(run.dir)
+
+
+def _refuse_if_over(run: Run) -> None:
+    """Nobody would serve a request to a run that has ended."""
+    from hpckit.errors import HpckitError
+    from hpckit.status.index import CacheOf
+    from hpckit.status.state import states_of
+
+    ((_, state),) = states_of([run], CacheOf()(run.scheduler))
+    if not state.is_final:
+        return
+    saved = _store(run).on_branch()
+    newest = f"its newest checkpoint is {saved[-1].name}" if saved else "it has saved nothing"
+    raise HpckitError(f"{run.id} is over, nobody saves any more: {state.words}", newest)
 
 
 def _verify(store: Store, told: list[dict[str, Any]]) -> None:

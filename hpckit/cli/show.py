@@ -69,6 +69,8 @@ def run_text(told: dict[str, Any]) -> str:
     lines = ["   ".join(head)]
     if told["reason"] not in ("", told["state"]):
         lines.append(told["reason"])
+    if told["unsaved"]:
+        lines.append(_unsaved(told["unsaved"], told["checkpoints"]))
     lines += ["", *_facts(told)]
     if told["attempts"]:
         lines += ["", _attempts(told)]
@@ -161,6 +163,16 @@ def _answer(incident: dict[str, Any]) -> str:
         changed = ", ".join([f"back to step {incident['resumed_step']}", *incident["changed"]])
         return f"; {changed}"
     return f"; asked: {incident['plan_sentence']}" if incident["plan_sentence"] else ""
+
+
+def _unsaved(unsaved: dict[str, Any], found: list[dict[str, Any]]) -> str:
+    """That its last state is on no disk: of a run that is done one would think it is."""
+    from hpckit.paint import harmless
+
+    steps = [each["step"] for each in found if not each["damaged"]]
+    newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+    step, reason = unsaved["step"], unsaved["reason"]
+    return harmless(f"unsaved: the state of step {step} could not be written: {reason}; {newest}")
 
 
 def _checkpoints(found: list[dict[str, Any]]) -> str:

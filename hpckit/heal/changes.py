@@ -47,16 +47,6 @@ def _bounded(change: Change, new: Any, old: float | None = None) -> Any:
     return new
 
 
-def pile(changes: Iterable[Mapping[str, Change]], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values after all changes, in order; a change of what is not among them is passed over."""
-    found = dict(values)
-    for each in changes:
-        for name, change in each.items():
-            if name in found:
-                found[name] = apply(change, found[name])
-    return found
-
-
 def set_path(params: MutableMapping[str, Any], path: str, change: Change) -> tuple[Any, Any]:
     """Change the parameter at a dotted path, in place; what it was, and what it is."""
     *above, last = path.split(".")

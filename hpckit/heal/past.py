@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hpckit.heal.plan import Plan
 from hpckit.monitor.incident import Incident
@@ -18,3 +19,5 @@ class Past:
     step: int
     # Healthy steps since then, up to the next incident that was acted on, or to now.
     healthy: int
+    # By optimizer: the gradient norm that was usual then.
+    usual: Mapping[str, float] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from hpckit.train import random_states
 from hpckit.train.keeper import loaded
 from hpckit.train.outside import Outside
 from hpckit.train.place import Trail, Window
+from hpckit.train.rates import scale_rates, set_rates
 from hpckit.train.returning import Returning
 from hpckit.train.session import Session
 from hpckit.train.surroundings import Surroundings
@@ -220,15 +221,11 @@ class Rates:
         watched = self._session.stepper.watched[name]
         if watched.rate == 1.0 or name in self._own:
             return
-        groups = watched.optimizer.param_groups
-        self._own[name] = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] = group["lr"] * watched.rate
+        self._own[name] = scale_rates(watched.optimizer, watched.rate)
 
     def _end(self, name: str) -> None:
-        groups = self._session.stepper.watched[name].optimizer.param_groups
-        for group, rate in zip(groups, self._own.pop(name, ()), strict=False):
-            group["lr"] = rate
+        if name in self._own:
+            set_rates(self._session.stepper.watched[name].optimizer, self._own.pop(name))
 
     @contextlib.contextmanager
     def untouched(self) -> Iterator[None]:

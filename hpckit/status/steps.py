@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpckit.ledger import Event
+from hpckit.ledger import Event, last
 from hpckit.run import Attempt, launches_in
 
 
@@ -67,6 +67,19 @@ def steps_done(attempt: Attempt) -> int | None:
             if (step := last_step(folder)) is not None:
                 return step + 1
     return None
+
+
+def unsaved(
+    events: Sequence[Event], checkpoints: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """The last state that could not be written, and why; none where as much was saved since."""
+    event = last(list(events), "unsaved")
+    step = event.data.get("step") if event is not None else None
+    if event is None or not isinstance(step, int):
+        return None
+    if any(each["step"] >= step for each in checkpoints if not each["damaged"]):
+        return None
+    return {"step": step, "reason": str(event.data.get("reason", ""))}
 
 
 def incidents(events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
 from hpckit.run import Attempt, Run
 from hpckit.status.state import Facts, State, states_of
-from hpckit.status.steps import Stretch, incidents, steps_done, stretches
+from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved
 from hpckit.worker.outcome import TERMINATED
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
     alive = facts.attempts[-1].number if facts.attempts and state.state == "running" else None
     used = hours_used(facts.attempts, hour_units, alive)
     steps = stretches(facts.attempts, facts.events)
+    checkpoints = _checkpoints(run)
     told = [_attempt(each, state, facts, hour_units, steps) for each in facts.attempts]
     lost = sum(steps[each["number"]].lost_share * each["hours"] for each in told)
     return {
@@ -53,7 +54,8 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "attempts_left": _attempts_left(facts, state, spec.limits.attempts),
         "attempts": told,
         "incidents": incidents(facts.events),
-        "checkpoints": _checkpoints(run),
+        "unsaved": unsaved(facts.events, checkpoints),
+        "checkpoints": checkpoints,
     }
 
 

@@ -15,6 +15,7 @@ from hpckit.train.ends import Ends
 from hpckit.train.facts import Planned, of_devices, of_schedules
 from hpckit.train.feed import Feed
 from hpckit.train.forgotten import STEPS, Forgotten
+from hpckit.train.keeper import MEMORY_EVERY
 from hpckit.train.place import Trail
 from hpckit.train.returning import Returning
 from hpckit.train.surroundings import Surroundings
@@ -36,6 +37,8 @@ class Between(Training):
         self._own_act: Incident | None = None
         self._forgotten: Forgotten | None = None
         self._stepped_at = 0
+        # Steps after which is looked at how much memory the state takes.
+        self._looks = {1, MEMORY_EVERY}
         self._late_scaler: Any = None
         # The pass that the program left in the midst, and whether its epoch was cut short so.
         self._broken: tuple[Feed, int] | None = None
@@ -78,7 +81,8 @@ class Between(Training):
         stepper = self.stepper
         self._has_parts = not stepper.has_stepped
         if self._has_parts:
-            if self._forgotten is not None and self._forgotten.has_stepped:
+            none_yet = stepper.step_number == self._stepped_at
+            if self._forgotten is not None and none_yet and self._forgotten.has_stepped:
                 self.teller.once(
                     "warning: optimizer.step() was called, and not run.step(optimizer): "
                     "nothing is measured, gated or saved"
@@ -93,13 +97,16 @@ class Between(Training):
         self._facts = {}
         incidents = stepper.end()
         if self._late_scaler is not None:
-            self.registry.add("scaler", self._late_scaler)
+            number = len([name for name in self.registry.things if name.startswith("scaler")])
+            self.registry.add(f"scaler_{number + 1}" if number else "scaler", self._late_scaler)
             self._late_scaler = None
         keeper = self._kept
         for step, healthy in stepper.judged:
             keeper.note(step, healthy=healthy)
         acting = self._acting(incidents)
         if acting is not None and self._returning.heal(acting):
+            # What was asked for on the way is asked for anew.
+            self._asked_at = -1000
             return True
         if stepper.judged:
             keeper.confirm(stepper.judged[-1][0] + 1)
@@ -194,7 +201,7 @@ class Between(Training):
     def _leave(self) -> None:
         """Save at this step, on all ranks, and end: the next attempt goes on."""
         self.teller.say(f"told to end: saving at step {self.step_number}")
-        self._keep("time limit")
+        self._keep("told to end")
         self.close()
         raise SystemExit(TERMINATED)
 
@@ -207,11 +214,15 @@ class Between(Training):
 
     def _look_once(self) -> None:
         """What was forgotten shows after the first step, and when a schedule should have moved."""
+        steps = self.stepper.step_number - self._stepped_at
+        is_new = steps in self._looks
+        if is_new:
+            # Another optimizer may have had its first turn only then.
+            self._looks.discard(steps)
+            self._returning.make_room()
         if self._forgotten is None:
             return
-        steps = self.stepper.step_number - self._stepped_at
-        if steps == 1:
-            self._returning.make_room()
+        if steps == 1 and is_new:
             for text in self._forgotten.after_a_step():
                 self.teller.say(f"warning: {text}")
         if steps == STEPS and self._epochs_wanted == 1:
@@ -272,6 +283,7 @@ class Between(Training):
         self._close_feeds()
         self._keep("end")
         self._kept.saver.wait()
+        self._tell_unsaved()
         self.teller.progress.end()
         self._ends.remove()
         if any(self.ranks.gathered(self._ends.asked)):
@@ -280,6 +292,12 @@ class Between(Training):
             raise SystemExit(TERMINATED)
         for path in self.healer.unread():
             self.teller.say(f"warning: params.{path} was changed, and nothing has read it since")
+
+    def _tell_unsaved(self) -> None:
+        """The training is done, and its end is not on the disk: whoever looks must see it."""
+        reason = self._kept.saver.unsaved
+        if reason is not None:
+            self.teller.write("unsaved", step=self.step_number, reason=reason)
 
     def close(self) -> None:
         """Have all written that is on its way, and workers ended, who hear no SIGTERM."""

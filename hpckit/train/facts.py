@@ -42,7 +42,10 @@ class Planned:
     def look(self) -> None:
         """What is planned for the pass that begins, healing's own factor included."""
         for key, schedule, watched in self._all:
-            self.now[key] = float(schedule.get_last_lr()[0]) * watched.rate
+            rate = schedule.get_last_lr()[0]
+            # An optimizer may find its rate by itself, and a schedule wait to lower it.
+            if rate is not None:
+                self.now[key] = float(rate) * watched.rate
 
 
 def schedule_of(registry: Registry, optimizer: Any) -> LRScheduler | None:

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from hpckit.train.registry import Registry, all_schedules
+from hpckit.train.rates import all_schedules
+from hpckit.train.registry import Registry
 
 # So many steps without any step of a schedule, and an epoch's end among them.
 STEPS = 100

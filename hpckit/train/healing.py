@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpckit.checkpoint.lineage import believed
@@ -44,9 +44,9 @@ class Healer:
         self.history: list[Past] = []
 
     @property
-    def plans(self) -> list[Plan]:
+    def in_force(self) -> list[Past]:
         """Those whose changes are in force, the oldest first."""
-        return [past.plan for past in self.history if past.plan.restarts]
+        return [past for past in self.history if past.plan.restarts]
 
     def know(self, optimizers: Sequence[str]) -> None:
         self.rules = dataclasses.replace(self.rules, optimizers=tuple(optimizers))
@@ -58,8 +58,7 @@ class Healer:
                 incident = Incident.from_json(event.data["incident"])
                 self._close(incident.step)
                 plan = Plan.from_json(event.data["plan"])
-                step = int(event.data["step"])
-                self.history.append(Past(incident=incident, plan=plan, step=step, healthy=0))
+                self.done(incident, plan, int(event.data["step"]), event.data.get("usual", {}))
             elif event.kind == "stopped" and self.history:
                 # Whoever started it again after that has looked at it: the budget is full.
                 last = self.history[-1]
@@ -82,8 +81,9 @@ class Healer:
         self._close(incident.step)
         return decide(incident, self.history, self.rules)
 
-    def done(self, incident: Incident, plan: Plan, step: int) -> None:
-        self.history.append(Past(incident=incident, plan=plan, step=step, healthy=0))
+    def done(self, incident: Incident, plan: Plan, step: int, usual: Mapping[str, float]) -> None:
+        made = Past(incident=incident, plan=plan, step=step, healthy=0, usual=usual)
+        self.history.append(made)
 
     def change_params(self, plan: Plan) -> list[str]:
         """Carry out a plan's changes of parameters, in place; what was changed."""
@@ -96,40 +96,49 @@ class Healer:
                 said.append(told(name, old, new))
         return said
 
-    def change_steps(self, plan: Plan, stepper: Stepper) -> list[str]:
-        """Carry out a plan's changes of clips and learning rates; what was changed."""
-        said = []
+    def change_steps(
+        self, past: Past, stepper: Stepper, rates: Mapping[str, float] | None = None
+    ) -> list[str]:
+        """Carry out a plan's changes of clips and learning rates; what was changed.
+
+        Once more at a restart, by what was usual then: an older checkpoint's detectors know less.
+        `rates` are those of the state that is gone back to, if it is not loaded yet.
+        """
+        said, plan = [], past.plan
         for name, watched in stepper.watched.items():
             if plan.of is not None and name not in plan.of:
                 continue
             of = f" of {name}" if len(stepper.watched) > 1 else ""
             if "clip" in plan.changes:
-                old, new = _change_clip(watched.clip, plan.changes["clip"], _usual(stepper, name))
-                said.append(told("clip" + of, old, new))
+                old, new = _change_clip(watched.clip, plan.changes["clip"], past.usual.get(name))
+                none = "no clip" + of + ": no norm is usual yet"
+                said.append(none if new is None else told("clip" + of, old, new))
             if "lr" in plan.changes:
                 before = watched.rate
                 watched.rate = float(apply(plan.changes["lr"], watched.rate))
-                rate = _rate(watched.optimizer)
-                said.append(told("lr" + of, before * rate, watched.rate * rate))
+                rate = (rates or {}).get(name, _rate(watched.optimizer))
+                if rate is not None:
+                    said.append(told("lr" + of, before * rate, watched.rate * rate))
         return said
 
     def unread(self) -> list[str]:
         """Parameters that were changed, and that nobody has read since."""
         paths = [
             name.partition(".")[2]
-            for plan in self.plans
-            for name in plan.changes
+            for past in self.in_force
+            for name in past.plan.changes
             if name.startswith("params.")
         ]
         return [path for path in dict.fromkeys(paths) if not self.params.was_read(path)]
 
 
-def _usual(stepper: Stepper, optimizer: str) -> float | None:
-    """The gradient norm that is usual for it."""
-    detector = stepper.lookout.detectors.get(optimizer)
-    if detector is None or not detector.norms.usual.ready:
-        return None
-    return math.exp(detector.norms.usual.level)
+def usual_norms(stepper: Stepper) -> dict[str, float]:
+    """The gradient norm that is usual for each optimizer; of those that are not known yet, none."""
+    return {
+        name: math.exp(detector.norms.usual.level)
+        for name, detector in stepper.lookout.detectors.items()
+        if detector.norms.usual.ready
+    }
 
 
 def _change_clip(clip: Clip, change: Change, usual: float | None) -> tuple[Any, Any]:
@@ -153,5 +162,7 @@ def _change_clip(clip: Clip, change: Change, usual: float | None) -> tuple[Any, 
     return old, clip.limit()
 
 
-def _rate(optimizer: Any) -> float:
-    return float(optimizer.param_groups[0].get("lr", math.nan))
+def _rate(optimizer: Any) -> float | None:
+    """Some optimizers have none."""
+    rate = optimizer.param_groups[0].get("lr")
+    return None if rate is None else float(rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import distributed
 from hpckit.checkpoint import retention
 from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.names import Segment, folder_name
-from hpckit.checkpoint.store import Store
+from hpckit.checkpoint.search import Search
+from hpckit.checkpoint.store import Store, further
 from hpckit.spec.parts import Checkpoint as Settings
 from hpckit.train.saving import PAUSE_S, Saver
 from hpckit.train.snapshots import (
@@ -56,6 +57,8 @@ class Keeper:
         self.rank = rank
         self.world_size = world_size
         self.tell = tell
+        # Why a state cannot be put back; a program may have made its model or optimizer another.
+        self.misfit: Callable[[dict[str, Any]], str | None] = lambda items: None
         self.taker = Taker()
         self.ring = Ring(self.taker, 1)
         rules = retention.Rules(keep=settings.keep, keep_every=settings.keep_every)
@@ -63,7 +66,13 @@ class Keeper:
         self.saver = Saver(writer=self.writer, rules=rules, tell=tell, drop=self.taker.drop)
         # Steps that were not healthy, as long as a state of before waits to be confirmed.
         self.bad_steps: list[int] = []
-        self._newest: Path | None = None
+        # When something was last told that nobody goes back for.
+        self._doubted = -(1 << 62)
+        # The newest one, by its moment; and which one of its step it is.
+        self._newest: tuple[Any, ...] = ()
+        self._nth = 1
+        # Bytes of memory that snapshots have.
+        self._held = 0
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._saved_epoch = 0
@@ -90,7 +99,8 @@ class Keeper:
         elif every.steps is not None:
             due = step - self._saved_step >= every.steps
         elif every.epochs is not None:
-            due = epoch is not None and epoch - self._saved_epoch >= every.epochs
+            # Whatever the disk does: an epoch's end does not come again at the next step.
+            return epoch is not None and epoch - self._saved_epoch >= every.epochs
         else:
             due = every.seconds is not None and now - self._saved_at >= every.seconds
         if not due or self.saver.is_idle:
@@ -124,20 +134,30 @@ class Keeper:
         snapshot: Snapshot,
         *,
         why: str,
+        moment: tuple[int, ...],
         about: dict[str, Any],
         plain: dict[str, Any],
         sharded: Callable[[Path], Callable[[], str | None]] | None = None,
     ) -> None:
-        """Have it written: with what is told `about` it, and this rank's `plain` numbers."""
+        """Have it written: with what is told `about` it, and this rank's `plain` numbers.
+
+        A step may have several moments: after an epoch's last one the program does this and that.
+        """
         self.taker.hold(snapshot)
-        folder = self.store.folder / folder_name(snapshot.step, self.segment)
-        # An epoch's end after its last step has the same folder: there it is already.
-        is_new, self._newest = folder != self._newest, folder
+        step = snapshot.step
+        is_new = (step, self.segment, moment) != self._newest
+        if is_new:
+            same_step = (step, self.segment) == self._newest[:2]
+            self._nth = self._nth + 1 if same_step else 1
+            self._newest = (step, self.segment, moment)
+        folder = self.store.folder / folder_name(step, self.segment, self._nth)
         later = sharded(folder / SHARDED) if sharded is not None and is_new else None
         self.saver.save(
             Task(
                 snapshot=snapshot,
                 segment=self.segment,
+                folder=folder,
+                good=bool(snapshot.good),
                 why=why,
                 about=about,
                 plain=plain,
@@ -148,11 +168,14 @@ class Keeper:
         self._saved_at = time.monotonic()
 
     def make_room(self, state: dict[str, Any], own: dict[str, Any]) -> None:
-        """Now that the optimizers have their moments: how many of these fit into memory."""
+        """Now that optimizers have their moments: how many of these fit into memory.
+
+        Asked again, what is in use already counts as free.
+        """
         live = live_tensors(state, own)
         size = sum(each.numel() * each.element_size() for each in live)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        fit = how_many_fit(size, here)
+        fit = how_many_fit(size, here, self._held)
         if self.world_size > 1:
             # All go back to the same state, so all must have it.
             device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -160,9 +183,14 @@ class Keeper:
             distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
             fit = int(least)
         # One more is being written; with fewer than three none would live to be good.
-        self.ring.capacity = fit - 1 if fit >= 4 else 0
-        if self.ring.capacity:
-            self.taker.buffers.prepare(live, self.ring.capacity + 1)
+        capacity = fit - 1 if fit >= 4 else 0
+        buffers = self.taker.buffers
+        if capacity == self.ring.capacity and buffers.length in (None, len(live)):
+            return
+        self.ring.capacity = capacity
+        if capacity:
+            buffers.prepare(live, capacity + 1)
+            self._held = size * (capacity + 1)
         else:
             self.ring.drop_all()
             self.tell("the state does not fit into memory again: a rollback reads it from disk")
@@ -192,43 +220,60 @@ class Keeper:
     def _bad_since(self, step: int) -> int:
         return sum(bad >= step for bad in self.bad_steps) if self.bad_steps else 0
 
-    def doubt(self, since: int) -> None:
+    def doubt(self, since: int, seen: int) -> None:
         """Something went wrong from a step on, and nobody goes back: what is newer is not good."""
+        self._doubted = seen
         for snapshot in self.ring.all:
             if snapshot.good is None and snapshot.step > since:
                 snapshot.good = False
         self.saver.forget(lambda each: each.step > since)
 
+    def is_calm(self, step: int) -> bool:
+        """Whether nothing was wrong for so long that the present state is good as it is."""
+        wrong = max([*self.bad_steps, self._doubted])
+        return step - wrong > self.settings.confirm_steps
+
     # Going back.
 
     def target(self, before: int | None, back: int, least: int) -> Snapshot | Checkpoint | None:
-        """The state to go back to: the newest good one, from memory where it is there."""
-        memory = self._in_memory(before, back, least)
-        disk = None
-        if memory is None or back:
-            self.saver.wait()
-            disk = self.store.newest_good(before, back, self.tell)
-            if disk is not None and disk.step < least:
-                disk = None
-        if memory is None or (disk is not None and disk.step > memory.step):
-            return disk
-        return memory
+        """The state to go back to: the newest good one, from memory where it is there.
 
-    def _in_memory(self, before: int | None, back: int, least: int) -> Snapshot | None:
-        while True:
-            limit = before if before is not None else 1 << 62
-            found = self.ring.newest_good(limit, back)
-            if found is None or found.step < least:
-                return None
-            found.wait()
-            if first_bad(found.tensors(), self.writer.never_finite) is None:
+        Or the one that is so many good ones further `back`: as far as there are.
+        """
+        memory = {each.step: each for each in self.ring.good(before, least)}
+        newest = self._first_finite([] if back else memory.values())
+        if newest is not None:
+            return newest
+        self.saver.wait()
+        search = Search(self.store, self.tell)
+        disk = {each.step: each for each in reversed(search.good(before, least))}
+        for step in further(sorted({*memory, *disk}, reverse=True), back):
+            near = self._first_finite([memory[step]] if step in memory else [])
+            far = [disk[step]] if step in disk else []
+            found = near or search.first_intact(far)
+            if isinstance(found, Checkpoint):
+                wrong = self.misfit(loaded(found, self.rank)[0]["items"])
+                if wrong is not None:
+                    self.tell(f"{found.name} is passed over: {wrong}")
+                    continue
+            if found is not None:
                 return found
-            found.good = False
+        search.refuse_to_forget()
+        return None
+
+    def _first_finite(self, snapshots: Iterable[Snapshot]) -> Snapshot | None:
+        for each in snapshots:
+            each.wait()
+            bad = first_bad(each.tensors(), self.writer.never_finite)
+            if bad is None and self.misfit(each.state["items"]) is None:
+                return each
+            each.good = False
+        return None
 
     def in_memory(self, step: int) -> Snapshot:
         return next(each for each in self.ring.all if each.step == step)
 
-    def went_back(self, step: int) -> None:
+    def went_back(self, step: int, epoch: int) -> None:
         """The run goes on from a step of before, on a branch of its own."""
         self.saver.went_back(step, self.segment)
         self.ring.drop_after(step)
@@ -237,6 +282,7 @@ class Keeper:
             self.segment.attempt, self.segment.launch, self.segment.rollbacks + 1
         )
         self._saved_step = min(self._saved_step, step)
+        self._saved_epoch = min(self._saved_epoch, epoch)
 
 
 def loaded(checkpoint: Checkpoint, rank: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -62,7 +62,7 @@ class Trail:
                 break
             window = found.setdefault(epoch, [begin, end])
             window[0] = min(window[0], begin)
-            number -= 1
+            number -= max(1, end - begin)
         return [(epoch, begin, end) for epoch, (begin, end) in sorted(found.items())]
 
     def cut(self, step: int) -> None:

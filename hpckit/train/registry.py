@@ -7,8 +7,7 @@ very tensor that the next step changes.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,11 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hpckit.errors import UsageError
+from hpckit.train import script
 from hpckit.train.parameters import plain_name
 from hpckit.train.tree import mapped, unpacked
 
-# What a schedule keeps in an optimizer's groups, in units of the rate.
-RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+# How torch names what a module says beside its tensors.
+EXTRA = "_extra_state"
 KINDS: tuple[tuple[str, type], ...] = (
     ("module", nn.Module),
     ("optimizer", Optimizer),
@@ -62,8 +62,8 @@ class Registry:
 
     def __init__(self) -> None:
         self.things: dict[str, Any] = {}
-        # What optimizers' rates were when they were registered, group by group.
-        self.given: dict[str, list[float]] = {}
+        # What the script gave optimizers and schedules.
+        self.given: dict[str, Any] = {}
         # Of a checkpoint, what nobody has registered yet.
         self.unclaimed: dict[str, Any] = {}
         self.tell: Callable[[str], None] = lambda text: None
@@ -76,11 +76,8 @@ class Registry:
             raise UsageError(f"register: there is a {name!r} already", "give it another name")
         kind = kind_of(thing)
         self.things[name] = thing
-        if kind == "optimizer":
-            # A schedule that warms up has made the rate itself something else, zero maybe.
-            self.given[name] = [
-                float(group.get("initial_lr", group["lr"])) for group in thing.param_groups
-            ]
+        if (given := script.given(thing, kind)) is not None:
+            self.given[name] = given
         if name in self.unclaimed:
             self.load({name: self.unclaimed.pop(name)})
 
@@ -93,8 +90,9 @@ class Registry:
         for name, thing in self.things.items():
             kind = kind_of(thing)
             if kinds is None or kind in kinds:
-                found[name] = {"kind": kind, "state": _state_of(thing, kind)}
-                if kind == "optimizer":
+                made_by = type(thing).__name__
+                found[name] = {"kind": kind, "type": made_by, "state": _state_of(thing, kind)}
+                if name in self.given:
                     found[name]["given"] = self.given[name]
         return found
 
@@ -118,45 +116,61 @@ class Registry:
                     each.grad = torch.zeros_like(each)
                     local_part(each.grad).copy_(found[plain_name(key)])
 
+    def misfit(self, items: Mapping[str, Any]) -> str | None:
+        """Why a state cannot be put back into what is registered now; None where it can."""
+        for name in [name for name in items if name in self.things]:
+            thing, item = self.things[name], items[name]
+            kind, state = kind_of(thing), item["state"]
+            wrong = None
+            if kind != item["kind"]:
+                wrong = f"{name} was a {item['kind']} when it was saved, now a {kind}"
+            elif kind == "module":
+                wrong = _misfit_of_module(name, thing, state)
+            elif kind == "optimizer":
+                wrong = _misfit_of_optimizer(name, thing, state)
+                before, now = item.get("type"), type(thing).__name__
+                if before is not None and before != now:
+                    # Another one's moments are none of this one's.
+                    wrong = f"the checkpoint does not fit {name}: it was {before}, now it is {now}"
+            if wrong is not None:
+                return wrong
+        return None
+
     def load(self, items: Mapping[str, Any], *, again: bool = False) -> None:
         """Put state back; `again`: it is this very process's own, taken earlier."""
+        wrong = self.misfit(items)
+        if wrong is not None:
+            raise DoesNotFit(wrong, "train what was saved, or fork nothing from this run")
         for name, item in items.items():
             thing = self.things.get(name)
             if thing is None:
                 self.unclaimed[name] = item
                 continue
             kind, state = kind_of(thing), item["state"]
-            if kind != item["kind"]:
-                raise DoesNotFit(f"{name} was a {item['kind']} when it was saved, now a {kind}")
             if kind == "module":
-                _load_module(name, thing, unpacked(state))
+                _load_module(thing, state)
             elif kind == "optimizer":
-                _load_optimizer(name, thing, state, in_place=again)
+                _load_optimizer(thing, state, in_place=again)
             else:
-                # Whatever it is, it may keep what it is given.
-                thing.load_state_dict(unpacked(mapped(state, lambda each: each.clone())))
+                thing.load_state_dict(_copy(state))
         if not again:
             self._follow_the_script(items)
 
     def _follow_the_script(self, items: Mapping[str, Any]) -> None:
-        """A rate that the script gives otherwise than when it was saved is what a person wants.
+        for name in [name for name in items if name in self.given]:
+            thing, now, before = self.things[name], self.given[name], items[name].get("given")
+            if kind_of(thing) == "optimizer":
+                schedules = self.of_kind("schedule").values()
+                script.follow_optimizer(name, thing, before, now, schedules, self.tell)
+        for name in [name for name in items if name in self.given]:
+            thing, now, before = self.things[name], self.given[name], items[name].get("given")
+            if kind_of(thing) == "schedule":
+                script.follow_schedule(name, thing, before, now, self.tell)
 
-        The saved state would bring the old one back, unseen.
-        """
-        for name in set(items) & set(self.given):
-            before, now = items[name].get("given"), self.given[name]
-            if before is None or before == now or len(before) != len(now):
-                continue
-            factors = [new / old if old else 1.0 for old, new in zip(before, now, strict=True)]
-            for group, factor in zip(self.things[name].param_groups, factors, strict=True):
-                for key in set(RATES) & set(group):
-                    group[key] = group[key] * factor
-            for schedule in self.of_kind("schedule").values():
-                for each in all_schedules(schedule):
-                    if each.optimizer is self.things[name]:
-                        _scale_schedule(each, factors)
-            told = f"learning rate of {name}: the script says {now[0]:.3g} now"
-            self.tell(f"{told}, {before[0]:.3g} when it was saved: scaled by it")
+
+def _copy(state: Any, device: torch.device | None = None) -> Any:
+    """State for somebody who may keep what he is given, and change it."""
+    return unpacked(mapped(state, lambda each: each.to(device or each.device, copy=True)))
 
 
 def _state_of(thing: Any, kind: str) -> Any:
@@ -173,56 +187,67 @@ def _plain_keys(state: Mapping[str, Any]) -> dict[str, str]:
     return plain if len(plain) == len(state) else {key: key for key in state}
 
 
-def _load_module(name: str, module: nn.Module, state: Mapping[str, Any]) -> None:
+def _misfit_of_module(name: str, module: nn.Module, state: Mapping[str, Any]) -> str | None:
     there = module.state_dict()
     own = _plain_keys(there)
     missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or unknown:
         parts = [f"it lacks {_few(missing)}"] if missing else []
         parts += [f"the model has no {_few(unknown)}"] if unknown else []
-        raise DoesNotFit(
-            f"the checkpoint does not fit {name}: {', and '.join(parts)}",
-            "train the model that was saved, or fork nothing from this run",
-        )
+        return f"the checkpoint does not fit {name}: {', and '.join(parts)}"
     for plain, key in own.items():
         old, new = there[key], state[plain]
+        if key.endswith(EXTRA):
+            # It may be longer each time.
+            continue
         if isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape != new.shape:
-            raise DoesNotFit(
+            return (
                 f"the checkpoint does not fit {name}: {plain} has shape {tuple(old.shape)}, "
-                f"it was saved with {tuple(new.shape)}",
-                "train the model that was saved, or fork nothing from this run",
+                f"it was saved with {tuple(new.shape)}"
             )
-    module.load_state_dict({own[plain]: value for plain, value in state.items()})
+    return None
+
+
+def _load_module(module: nn.Module, state: Mapping[str, Any]) -> None:
+    own = _plain_keys(module.state_dict())
+    # Into these it copies; whatever else it is given it may keep.
+    weights = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    weights |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    module.load_state_dict(
+        {
+            own[plain]: value if own[plain] in weights else _copy(value)
+            for plain, value in state.items()
+        }
+    )
 
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _load_optimizer(
-    name: str, optimizer: Optimizer, state: dict[str, Any], *, in_place: bool
-) -> None:
-    params = [each for group in optimizer.param_groups for each in group["params"]]
-    groups = state["param_groups"]
-    sizes = [len(group["params"]) for group in groups]
+def _misfit_of_optimizer(name: str, optimizer: Optimizer, state: Mapping[str, Any]) -> str | None:
+    sizes = [len(group["params"]) for group in state["param_groups"]]
     here = [len(group["params"]) for group in optimizer.param_groups]
-    if sizes != here:
-        raise DoesNotFit(
-            f"the checkpoint does not fit optimizer {name}: its groups have {here} parameters, "
-            f"they had {sizes} when it was saved"
-        )
+    if sizes == here:
+        return None
+    return (
+        f"the checkpoint does not fit optimizer {name}: its groups have {here} parameters, "
+        f"they had {sizes} when it was saved"
+    )
+
+
+def _load_optimizer(optimizer: Optimizer, state: dict[str, Any], *, in_place: bool) -> None:
+    params = [each for group in optimizer.param_groups for each in group["params"]]
     if in_place and _copied_in_place(optimizer, params, state):
-        for group, saved in zip(optimizer.param_groups, groups, strict=True):
-            for key, value in saved.items():
-                if key == "params":
-                    continue
-                if isinstance(group.get(key), Tensor):
-                    group[key].copy_(value)
+        for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+            for key in saved.keys() - {"params"}:
+                if _can_copy(group.get(key), saved[key]):
+                    group[key].copy_(saved[key])
                 else:
-                    group[key] = value
+                    group[key] = _copy(saved[key])
         return
     # A copy of its own: torch keeps the very tensors that it is given, and steps on them.
-    optimizer.load_state_dict(mapped(state, lambda each: each.clone()))
+    optimizer.load_state_dict(_copy(state))
 
 
 @torch.no_grad()
@@ -231,14 +256,17 @@ def _copied_in_place(optimizer: Optimizer, params: list[Tensor], state: dict[str
     olds: list[Tensor] = []
     news: list[Tensor] = []
     plain: list[tuple[dict[str, Any], str, Any]] = []
+    if state["state"].keys() - set(range(len(params))) or optimizer.state.keys() - set(params):
+        # Something of no parameter's.
+        return False
     for index, parameter in enumerate(params):
         old, new = optimizer.state.get(parameter, {}), state["state"].get(index, {})
         if old.keys() != new.keys():
             return False
         for key, value in new.items():
             if not isinstance(value, Tensor):
-                plain.append((old, key, value))
-            elif not isinstance(old[key], Tensor) or old[key].shape != value.shape:
+                plain.append((old, key, _copy(value, parameter.device)))
+            elif not _can_copy(old[key], value):
                 return False
             else:
                 olds.append(local_part(old[key]))
@@ -250,39 +278,12 @@ def _copied_in_place(optimizer: Optimizer, params: list[Tensor], state: dict[str
     return True
 
 
+def _can_copy(old: Any, new: Any) -> bool:
+    return isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape == new.shape
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """What of a sharded tensor is on this rank."""
     local = getattr(tensor, "to_local", None)
     found: Tensor = local() if local is not None else tensor
     return found
-
-
-def all_schedules(schedule: Any) -> Iterator[Any]:
-    """A schedule, and those that it is made of."""
-    yield schedule
-    for each in getattr(schedule, "_schedulers", ()):
-        yield from all_schedules(each)
-
-
-def _scale_schedule(schedule: Any, factors: list[float]) -> None:
-    for key in ("base_lrs", "max_lrs", "_last_lr"):
-        values = getattr(schedule, key, None)
-        if isinstance(values, list) and len(values) == len(factors):
-            scaled = [value * factor for value, factor in zip(values, factors, strict=True)]
-            setattr(schedule, key, scaled)
-
-
-@contextlib.contextmanager
-def rate_times(optimizer: Optimizer, factor: float) -> Iterator[None]:
-    """Step with another rate, and leave the schedule's own as it is."""
-    if factor == 1.0:
-        yield
-        return
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * factor
-    try:
-        yield
-    finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint import retention
@@ -13,7 +13,7 @@ from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.heal import Plan
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
-from hpckit.train.healing import Stopped
+from hpckit.train.healing import Stopped, usual_norms
 from hpckit.train.keeper import Keeper, loaded
 from hpckit.train.place import Window
 from hpckit.train.sharded import Sharded
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hpckit.train.surroundings import Surroundings
 
 MEMORY = "memory"
+State = dict[str, Any]
 
 
 class Returning:
@@ -35,11 +36,14 @@ class Returning:
         self.session = session
         self.keeper = keeper
         self.around = around
+        keeper.misfit = session.registry.misfit
         self.sharded = Sharded(session.registry)
         self._is_sharded = self.sharded.any
+        # By loop: the batches that led to incidents, of the whole run.
+        self._left_out: list[tuple[int, Window]] = []
         # Loads the state that was gone on from, until the program has come there.
         self._again: Callable[[], None] | None = None
-        built = {"items": session.registry.take(("module",))}
+        built = {"items": session.registry.take(("module", "other"))}
         keeper.writer.never_finite = all_bad(tensors_of(built))
 
     # Taking.
@@ -56,6 +60,7 @@ class Returning:
             keeper.to_disk(
                 snapshot,
                 why=why,
+                moment=(session.place.loop, session.place.epoch, session.place.taken),
                 about=self._about(),
                 plain=session.plain_state(),
                 sharded=self.sharded.save if self._is_sharded else None,
@@ -73,7 +78,7 @@ class Returning:
         return {
             "epoch": session.place.epoch,
             "batch": session.place.taken,
-            "changes": len(session.healer.plans),
+            "changes": len(session.healer.in_force),
             "best": session.is_best,
             "metrics": {k: v for k, v in session.best_values.values.items() if math.isfinite(v)},
             "params": sum(each.numel() for model in models for each in model.parameters()),
@@ -96,8 +101,10 @@ class Returning:
         if ranks.size > 1:
             session.healer.recall(events)
         open_plan = _unfinished(events)
-        found = None
+        found, has_any = None, False
         if ranks.rank == 0:
+            # Asked before another rank may go on, and makes a folder of its own.
+            has_any = around.store.has_any
             found = session.chosen or self.newest(events)
             retention.clean(around.store, around.segment)
         chosen: Checkpoint | None = ranks.told(found)
@@ -106,39 +113,48 @@ class Returning:
         name = chosen.name if chosen is not None else None
         session.teller.write("resumed", **segment, step=step, checkpoint=name)
         if chosen is None:
-            if ranks.rank == 0 and around.store.has_any:
+            if has_any:
                 session.teller.say(
                     "warning: no checkpoint can be used: the training begins anew, at step 0"
                 )
+            self._end_rollback(open_plan, 0, None)
             return False
-        self._put(chosen, events)
-        self._again = lambda: self._put(chosen, events)
+        self._left_out = _left_out(events)
+        self._put(chosen)
+        self._again = lambda: self._put(chosen)
         # A fork's is another run's: this one needs one of its own to go back to, and that is it.
         is_own = chosen.path.parent == self.keeper.store.folder
         session.place.stopped = session.place.stopped and is_own
         self.keeper.resumed(step, chosen.epoch)
+        doubts = _doubts(events)
         for each in around.store.on_branch() if ranks.rank == 0 else ():
-            if each.step <= step and each.confirmed_at is None and each.finite:
+            is_doubted = any(since < each.step <= seen for since, seen in doubts)
+            if each.step <= step and each.confirmed_at is None and each.finite and not is_doubted:
                 self.keeper.saver.consider(each)
-        if open_plan is not None:
-            incident, plan = open_plan
-            session.healer.done(incident, plan, step)
-            said = self._change(plan)
-            self._write_down(incident, plan, step, chosen.name, said, [])
-            self.keeper.went_back(step)
+        self._end_rollback(open_plan, step, chosen.name)
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
         self.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
 
-    def _put(self, chosen: Checkpoint, events: list[Event]) -> None:
+    def _end_rollback(
+        self, begun: tuple[Incident, Plan] | None, step: int, where: str | None
+    ) -> None:
+        """Do what a process that died had begun: it did not come to changing anything."""
+        if begun is None:
+            return
+        self.session.healer.done(*begun, step, usual_norms(self.session.stepper))
+        said = self._change({})
+        self._write_down(step, where, said, [])
+        self.keeper.went_back(step, self.session.place.epoch)
+
+    def _put(self, chosen: Checkpoint) -> None:
         """Load a state, and what was changed and left out since it was saved."""
-        session, in_force = self.session, chosen.changes
-        self._load(chosen, again=False)
-        for plan in session.healer.plans[in_force:]:
-            session.healer.change_steps(plan, session.stepper)
-        left_out = _left_out(events, in_force, session.place.loop)
-        session.place.skip = sorted({*session.place.skip, *left_out})
+        session = self.session
+        self._load(chosen, self._read(chosen), again=False)
+        for past in session.healer.in_force[chosen.changes :]:
+            session.healer.change_steps(past, session.stepper)
+        self._leave_out()
 
     def once_more(self) -> None:
         """Put the state that was gone on from back, once."""
@@ -157,12 +173,16 @@ class Returning:
                 return good
         return store.newest_intact(tell) or self.around.fork(tell)
 
-    def _load(self, chosen: Checkpoint | Snapshot, *, again: bool) -> None:
+    def _read(self, chosen: Checkpoint | Snapshot) -> tuple[State, State]:
+        """What all ranks share of a state, and this rank's own."""
         if isinstance(chosen, Snapshot):
-            shared, own = chosen.state, chosen.own
-        else:
-            shared, own = loaded(chosen, self.session.ranks.rank)
-        self.session.load(shared, own, again=again)
+            return chosen.state, chosen.own
+        return loaded(chosen, self.session.ranks.rank)
+
+    def _load(
+        self, chosen: Checkpoint | Snapshot, state: tuple[State, State], *, again: bool
+    ) -> None:
+        self.session.load(*state, again=again)
         if isinstance(chosen, Checkpoint) and (chosen.path / SHARDED).is_dir():
             self.sharded.load(chosen.path / SHARDED)
 
@@ -176,7 +196,7 @@ class Returning:
         if plan.do == "stop":
             self._stop(plan.diagnosis or plan.reason)
         if not plan.restarts:
-            self.keeper.doubt(incident.step if incident.onset is None else incident.onset)
+            self.keeper.doubt(*_doubted(incident))
             return False
         began = time.perf_counter()
         chosen = self._target(plan)
@@ -185,38 +205,42 @@ class Returning:
         assert chosen is not None
         where = MEMORY if isinstance(chosen, Snapshot) else chosen.name
         windows = session.trail.windows(chosen.step, incident.step, plan.skip_batches)
-        session.healer.done(incident, plan, chosen.step)
-        said = self._change(plan)
+        session.healer.done(incident, plan, chosen.step, usual_norms(session.stepper))
+        state = self._read(chosen)
+        said = self._change(_rates(state[0]))
         # Before it is done: whoever dies in the midst of it is gone on from there all the same.
-        self._write_down(incident, plan, chosen.step, where, said, windows)
-        skipped = [*session.place.skip, *windows]
-        self.keeper.went_back(chosen.step)
-        self._load(chosen, again=True)
-        session.place.skip = sorted({*session.place.skip, *skipped})
+        self._write_down(chosen.step, where, said, windows)
+        known = len(_batches(self._left_out))
+        self._left_out += [(session.place.loop, window) for window in windows]
+        self._load(chosen, state, again=True)
+        self.keeper.went_back(chosen.step, session.place.epoch)
+        self._leave_out()
         session.trail.cut(chosen.step)
         took = time.perf_counter() - began
-        left_out = sum(last - first for _, first, last in windows)
+        left_out = len(_batches(self._left_out)) - known
         parts = [f"back to step {chosen.step} (good, from {where})", *said]
         parts += [f"{left_out} batches left out"] if left_out else []
         session.teller.say(f"{', '.join(parts)}; {took:.2g} s")
         return True
 
-    def _change(self, plan: Plan) -> list[str]:
-        """Carry out what a plan changes; what was changed."""
+    def _leave_out(self) -> None:
+        """Whatever ever led to an incident: a state of before does not know of it."""
+        place = self.session.place
+        windows = {window for loop, window in self._left_out if loop == place.loop}
+        place.skip = sorted({*place.skip, *windows})
+
+    def _change(self, rates: Mapping[str, float]) -> list[str]:
+        """Carry out what the last plan changes; what was changed, beside a state's own rates."""
         session = self.session
-        changed = session.healer.change_params(plan)
-        return session.healer.change_steps(plan, session.stepper) + changed
+        past = session.healer.history[-1]
+        changed = session.healer.change_params(past.plan)
+        return session.healer.change_steps(past, session.stepper, rates) + changed
 
     def _write_down(
-        self,
-        incident: Incident,
-        plan: Plan,
-        step: int,
-        where: str,
-        said: list[str],
-        windows: list[Window],
+        self, step: int, where: str | None, said: list[str], windows: list[Window]
     ) -> None:
         session = self.session
+        past = session.healer.history[-1]
         session.teller.write(
             "rollback",
             attempt=self.around.attempt,
@@ -225,12 +249,13 @@ class Returning:
             step=step,
             from_step=session.step_number,
             checkpoint=where,
-            incident=incident.to_json(),
-            plan=plan.to_json(),
+            incident=past.incident.to_json(),
+            plan=past.plan.to_json(),
+            usual=dict(past.usual),
             changed=said,
             skipped=[list(window) for window in windows],
             loop=session.place.loop,
-            number=len(session.healer.plans),
+            number=len(session.healer.in_force),
         )
 
     def _target(self, plan: Plan) -> Snapshot | Checkpoint | None:
@@ -256,17 +281,58 @@ class Returning:
         raise Stopped(reason)
 
 
-def _left_out(events: list[Event], changes: int, loop: int) -> list[Window]:
-    """Batches that rollbacks left out which a state knows nothing of: it was saved before them."""
-    backs = [each.data for each in events if each.kind == "rollback" and "plan" in each.data]
-    mine = [about for about in backs[changes:] if about.get("loop", loop) == loop]
-    return [(epoch, a, b) for about in mine for epoch, a, b in about.get("skipped", ())]
+def _left_out(events: list[Event]) -> list[tuple[int, Window]]:
+    """By loop, the batches that rollbacks left out."""
+    return [
+        (event.data.get("loop", 0), (epoch, first, last))
+        for event in events
+        if event.kind == "rollback"
+        for epoch, first, last in event.data.get("skipped", ())
+    ]
+
+
+def _batches(left_out: list[tuple[int, Window]]) -> set[tuple[int, int, int]]:
+    """Each once, though windows may overlap."""
+    return {
+        (loop, epoch, batch)
+        for loop, (epoch, first, last) in left_out
+        for batch in range(first, last)
+    }
+
+
+def _rates(shared: State) -> dict[str, float]:
+    """Each optimizer's learning rate in a state, of its first group."""
+    groups = {
+        name: item["state"]["param_groups"][0]
+        for name, item in shared["items"].items()
+        if item["kind"] == "optimizer"
+    }
+    return {name: float(each["lr"]) for name, each in groups.items() if each.get("lr") is not None}
+
+
+def _doubted(incident: Incident) -> tuple[int, int]:
+    """From when on something was wrong, and when it was seen."""
+    return incident.step if incident.onset is None else incident.onset, incident.step
+
+
+def _doubts(events: list[Event]) -> list[tuple[int, int]]:
+    """Of what was only told: no state from between onset and sight is good."""
+    return [
+        _doubted(Incident.from_json(event.data["incident"]))
+        for event in events
+        if event.kind == "incident"
+        and event.data.get("plan")
+        and not Plan.from_json(event.data["plan"]).restarts
+    ]
 
 
 def _unfinished(events: list[Event]) -> tuple[Incident, Plan] | None:
-    """The incident after which nobody came back yet, and its plan."""
+    """The incident after which nobody came back yet, and its plan.
+
+    Who goes on from it says so first, and may die before it has.
+    """
     for event in reversed(events):
-        if event.kind in ("rollback", "resumed", "stopped"):
+        if event.kind in ("rollback", "stopped"):
             return None
         if event.kind == "incident" and event.data.get("plan"):
             plan = Plan.from_json(event.data["plan"])

@@ -22,7 +22,7 @@ PAUSE_S = 60.0
 # With so many on their way the loop waits.
 MOST_WAITING = 2
 # Saves that no other comes after: a disk that is full for a moment is waited for.
-LAST = ("end", "time limit")
+LAST = ("end", "told to end")
 LAST_CHANCES = 4
 PATIENCE_S = 5.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -39,6 +39,8 @@ class Saver:
     # Written in this process and not confirmed yet; rank 0's business.
     undecided: list[Checkpoint] = field(default_factory=list)
     failed_at: float | None = None
+    # Why the last state of all is not on the disk.
+    unsaved: str | None = None
     # What was told of it: a disk that stays full is one story.
     _trouble: str | None = None
     # The newest folder that a save was for.
@@ -117,10 +119,12 @@ class Saver:
 
     def _save(self, task: Task) -> None:
         try:
-            if self.writer.folder(task) == self._tried:
-                self.writer.again(task)
+            if task.folder == self._tried:
+                made = self.writer.again(task)
+                if made is not None and made.finite and task.good:
+                    self._confirm(made, made.step)
                 return
-            self._tried = self.writer.folder(task)
+            self._tried = task.folder
             for left in reversed(range(LAST_CHANCES if task.why in LAST else 2)):
                 try:
                     made = self.writer.write(task)
@@ -148,6 +152,7 @@ class Saver:
         what = getattr(error, "strerror", None) or str(error) or type(error).__name__
         then = "the training goes on without it, and tries again"
         if task.why in LAST:
+            self.unsaved = f"{where}: {what}"
             then = "nothing is tried any more: what came after the newest checkpoint will be lost"
         text = f"the checkpoint of step {task.snapshot.step} could not be written: {where}: {what}"
         self._tell_trouble(what + task.why if task.why in LAST else what, f"{text}; {then}")

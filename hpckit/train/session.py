@@ -43,7 +43,7 @@ class Session(Between):
         super().__init__(surroundings, params)
         self._loops = 0
         self._epochs_running = False
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: list[Feed] = []
         # Whether this epoch has had its loop; and whether that is going on.
         self._has_had = False
         self._is_inside = False
@@ -127,14 +127,20 @@ class Session(Between):
         self._end_loop()
 
     def _feed_of(self, loader: Any) -> Feed:
-        feed = self._feeds.get(id(loader))
-        if feed is None:
-            # It holds on to its loader: no other can have the same id.
-            feed = self._feeds[id(loader)] = Feed(loader)
-        return feed
+        for feed in self._feeds:
+            if feed.loader is loader:
+                return feed
+        self._feeds.append(Feed(loader))
+        return self._feeds[-1]
+
+    def _take_turn(self, feed: Feed) -> None:
+        """Go through this one's loader; others rest, and go where nobody has their loader."""
+        self._feed = feed
+        feed.wake()
+        self._feeds = [each for each in self._feeds if each is feed or each.rest()]
 
     def _close_feeds(self) -> None:
-        for feed in self._feeds.values():
+        for feed in self._feeds:
             feed.close()
 
     def _enter(self, epochs: int) -> bool:
@@ -153,14 +159,14 @@ class Session(Between):
             self._is_open = False
             self.trail = Trail()
             self.least = self.step_number
-            self._keep("epoch", is_good=True)
+            self._keep("epoch", is_good=self._kept.is_calm(self.step_number))
         self._epochs_wanted = epochs
         self._ends.install()
         return True
 
     def _one_epoch(self, feed: Feed, accumulate: int) -> Generator[Any, None, None]:
         """The batches of the present epoch, and of one before it that a rollback leads to."""
-        self._feed = feed
+        self._take_turn(feed)
         self._is_inside = True
         try:
             while True:

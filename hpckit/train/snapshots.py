@@ -47,9 +47,12 @@ class Snapshot:
             self.copied.synchronize()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What must be finite; a person's own values may be what they like."""
-        own = {name: each for name, each in self.own.items() if name != "values"}
-        return tensors_of(self.state) | tensors_of(own)
+        """What must be finite; a person's own values may be what they like.
+
+        So may single numbers of other things: the best so far begins as infinity.
+        """
+        own = tensors_of({name: each for name, each in self.own.items() if name != "values"})
+        return tensors_of(self.state) | {name: each for name, each in own.items() if each.dim()}
 
 
 class Buffers:
@@ -57,7 +60,8 @@ class Buffers:
 
     def __init__(self) -> None:
         self._free: list[list[Tensor]] = []
-        self._length: int | None = None
+        # How many tensors they are for, once that is known.
+        self.length: int | None = None
         self._lock = threading.Lock()
 
     def take(self) -> list[Tensor]:
@@ -68,13 +72,13 @@ class Buffers:
     def give(self, buffers: list[Tensor]) -> None:
         with self._lock:
             # Not what is from before the optimizer had its moments.
-            if self._length in (None, len(buffers)):
+            if self.length in (None, len(buffers)):
                 self._free.append(buffers)
 
     def prepare(self, like: list[Tensor], number: int) -> None:
         """Touch memory for so many of these, on a thread: the loop must not wait for it."""
         with self._lock:
-            self._length = len(like)
+            self.length = len(like)
             self._free.clear()
 
         def touch() -> None:
@@ -180,13 +184,21 @@ def all_bad(tensors: Mapping[str, Tensor]) -> frozenset[str]:
 def _is_bad(tensor: Tensor) -> bool:
     if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
         return False
+    if tensor.dtype.itemsize == 1:
+        if tensor.dtype == getattr(torch, "float4_e2m1fn_x2", None):
+            # It has neither, and torch does not count with it.
+            return False
+        tensor = tensor.float()
     # A sum is one fast pass and keeps every NaN; one that overflows is looked at again.
     return not torch.isfinite(tensor.sum()) and not bool(torch.isfinite(tensor).all())
 
 
-def how_many_fit(size: int, processes: int) -> int:
-    """How many snapshots of so many bytes each process of this machine may keep."""
-    free = min(_available(), _left_in_group())
+def how_many_fit(size: int, processes: int, held: int = 0) -> int:
+    """How many snapshots of so many bytes each process of this machine may keep.
+
+    `held`: bytes that each has for them already.
+    """
+    free = min(_available(), _left_in_group()) + held * processes
     return max(0, min(MOST, int(free * SHARE / max(processes, 1) / max(size, 1))))
 
 
@@ -234,6 +246,10 @@ class Ring:
         self.all: list[Snapshot] = []
 
     def add(self, snapshot: Snapshot) -> None:
+        for each in [each for each in self.all if each.step == snapshot.step]:
+            # Of the same weights, at an epoch's end maybe: one place in the ring is enough.
+            snapshot.good = snapshot.good or each.good
+            self._drop(each)
         self.all.append(snapshot)
         while len(self.all) > self.capacity:
             self._drop(self._least_useful())
@@ -252,7 +268,7 @@ class Ring:
         # The older they are the farther apart: an onset is rarely long ago, but then it matters.
         inner = zip(good, good[1:], good[2:], strict=False)
         gaps = [
-            ((after.step - before.step) / (now - each.step) ** 2, each)
+            ((after.step - before.step) / max(1, now - each.step) ** 2, each)
             for before, each, after in inner
         ]
         return min(gaps, key=lambda gap: gap[0])[1] if gaps else good[0]
@@ -261,10 +277,13 @@ class Ring:
         self.all.remove(snapshot)
         self.taker.drop(snapshot)
 
-    def newest_good(self, before: int, back: int) -> Snapshot | None:
-        """The newest good one that is not newer than a step, or one `back` good ones further."""
-        found = [each for each in self.all if each.good and each.step <= before]
-        return found[-1 - back] if len(found) > back else None
+    def good(self, before: int | None, least: int) -> list[Snapshot]:
+        """Those that are good, of no step after `before` and none under `least`, newest first."""
+        return [
+            each
+            for each in reversed(self.all)
+            if each.good and each.step >= least and (before is None or each.step <= before)
+        ]
 
     def drop_after(self, step: int) -> None:
         """What was taken after a step is on a branch that was left."""

@@ -35,7 +35,7 @@ from hpckit.train.clip import Clips
 from hpckit.train.lag import Lag, Pending
 from hpckit.train.scaling import Scalers
 from hpckit.train.sending import Sender
-from hpckit.train.shared import over_ranks
+from hpckit.train.shared import over_ranks, settle
 from hpckit.train.watched import Measured, Watched, watch
 
 if TYPE_CHECKING:
@@ -245,6 +245,7 @@ class Stepper:
 
     def _judge(self, pending: Pending) -> list[Incident]:
         values = pending.values()
+        settle(values, self._slots)
         # A wish of the last submission, in flight when it was saved, is not one any more.
         self.agreed.update(wish for wish in WISHES if values.pop(wish, 0.0))
         held = any(values.get(keys.gated, 0.0) for keys in self._keys.values())
@@ -341,7 +342,7 @@ class Stepper:
         self._sender.used.clear()
         self._new_pass()
         self.buffers.renew()
-        self.lookout.went_back()
+        self.lookout.went_back(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes: readings in flight are waited for."""

@@ -15,7 +15,7 @@ from hpckit.checkpoint import manifest
 from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.names import Segment
 from hpckit.checkpoint.store import Store
-from hpckit.errors import NotFound
+from hpckit.errors import HpckitError, NotFound
 from hpckit.files import read_json
 from hpckit.ledger import Event, Ledger
 from hpckit.run import IDENTITY, Run, open_run
@@ -95,15 +95,18 @@ class Surroundings:
         source = about.get("fork")
         if not isinstance(source, dict):
             return None
-        found = manifest.read(Path(source["checkpoint"]))
-        if found is None:
-            raise NotFound(
-                f"{source['checkpoint']}, which this run was forked from, is no checkpoint",
-                "it was deleted: fork anew",
-            )
+        where = f"{source['checkpoint']}, which this run was forked from,"
+        try:
+            found = manifest.load(Path(source["checkpoint"]))
+        except manifest.GONE:
+            raise NotFound(f"{where} is not there any more", "fork anew") from None
+        except OSError as error:
+            raise HpckitError(f"{where} cannot be read: {manifest.unread(error)}") from error
+        except ValueError:
+            raise NotFound(f"{where} is damaged: its manifest makes no sense") from None
         wrong = manifest.problem(found)
         if wrong is not None:
-            raise NotFound(f"{found.path}, which this run was forked from, is damaged: {wrong}")
+            raise NotFound(f"{where} is damaged: {wrong}")
         tell(f"forked from {source['run']} at step {found.step}")
         return dataclasses.replace(found, changes=0)
 
@@ -140,8 +143,8 @@ class Surroundings:
         params = Params(merged(defaults, self.params))
         healer = Healer(Rules.of(self.spec), params)
         healer.remember(self.events())
-        for plan in healer.plans:
-            healer.change_params(plan)
+        for past in healer.in_force:
+            healer.change_params(past.plan)
         return healer
 
     def keeper(self, ranks: Ranks, teller: Teller) -> Keeper:

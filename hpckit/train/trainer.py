@@ -25,8 +25,8 @@ optimizers and overrides `step`:
 
 The order within a step: gradients zeroed, loss and backward for each part of an accumulation, then
 measured, gated, clipped, stepped; then the schedules that move by step; then a validation that is
-due. After an epoch: a validation, then the schedules that move by epoch. State is saved, and gone
-back to, between steps only.
+due. After an epoch: a validation, then the schedules that move by epoch. A ReduceLROnPlateau moves
+with each validation. State is saved, and gone back to, between steps only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from hpckit.errors import UsageError
 from hpckit.train.attaching import attach
@@ -122,15 +122,22 @@ class Trainer:
         return DistributedDataParallel(module, device_ids=ids)
 
     def make_loader(
-        self, dataset: Dataset[Any], *, shuffle: bool = True, **settings: Any
+        self, dataset: Dataset[Any], *, shuffle: bool | None = None, **settings: Any
     ) -> DataLoader[Any]:
-        """A DataLoader; over several processes each has its part of the data."""
-        if self.session.world_size > 1 and "sampler" not in settings:
+        """A DataLoader, shuffled unless told otherwise; each process has its part of the data.
+
+        A stream, and a sampler of one's own, say themselves what comes when, and in which process.
+        """
+        samplers = (settings.get(name) for name in ("sampler", "batch_sampler"))
+        if isinstance(dataset, IterableDataset) or any(each is not None for each in samplers):
+            return DataLoader(dataset, shuffle=shuffle, **settings)
+        shuffle = shuffle is not False
+        if self.session.world_size > 1:
             settings["sampler"] = DistributedSampler(
                 dataset, self.session.world_size, self.session.rank, shuffle=shuffle
             )
             shuffle = False
-        return DataLoader(dataset, shuffle=shuffle and "sampler" not in settings, **settings)
+        return DataLoader(dataset, shuffle=shuffle, **settings)
 
     def update(
         self, optimizer: Optimizer, loss: Callable[[Any], Losses], batches: Sequence[Any]
@@ -172,13 +179,14 @@ class Trainer:
             for taken in batches:
                 self.step([self._moved(b) for b in (taken if self.accumulate > 1 else [taken])])
                 if self.schedule_every == "step":
-                    self._move_schedules(None)
+                    self._move_schedules()
                 every = self.validate_every
                 if every is not None and (session.step_number + 1) % every == 0:
                     self._validate()
-            found = self._validate() if self.validate_every is None else None
+            if self.validate_every is None:
+                self._validate()
             if self.schedule_every == "epoch":
-                self._move_schedules(found)
+                self._move_schedules()
 
     def _register(self) -> None:
         kinds = (nn.Module, Optimizer, LRScheduler)
@@ -189,7 +197,7 @@ class Trainer:
             found["scaler"] = self.scaler
         self.session.register(clip=self.clip, **found)
 
-    def _validate(self) -> Mapping[str, float] | None:
+    def _validate(self) -> None:
         modules = [each for each in vars(self).values() if isinstance(each, nn.Module)]
         training = [(each, each.training) for module in modules for each in module.modules()]
         for module in modules:
@@ -203,14 +211,13 @@ class Trainer:
         self.session.log(**{f"val/{name}": float(value) for name, value in found.items()})
         if self.best in found:
             self.session.best(found[self.best], mode=self.mode, name=self.best)
-        return found
-
-    def _move_schedules(self, found: Mapping[str, float] | None) -> None:
-        for each in vars(self).values():
-            if isinstance(each, ReduceLROnPlateau):
-                if found is not None and self.best in found:
+            for each in vars(self).values():
+                if isinstance(each, ReduceLROnPlateau):
                     each.step(found[self.best])
-            elif isinstance(each, LRScheduler):
+
+    def _move_schedules(self) -> None:
+        for each in vars(self).values():
+            if isinstance(each, LRScheduler) and not isinstance(each, ReduceLROnPlateau):
                 each.step()
 
     def _whole(self, loss: Losses) -> Tensor:

@@ -22,7 +22,7 @@ from hpckit.train.registry import Registry, refuse_unnamed
 from hpckit.train.stepper import Stepper
 from hpckit.train.surroundings import Surroundings
 from hpckit.train.telling import Teller
-from hpckit.train.tree import mapped, unpacked
+from hpckit.train.tree import as_they_are, mapped, unpacked
 
 
 class Training:
@@ -144,7 +144,7 @@ class Training:
         kinds = ("schedule",) if sharded else ("module", "optimizer", "schedule")
         return {
             "items": self.registry.take(kinds),
-            "changes": len(self.healer.plans),
+            "changes": len(self.healer.in_force),
             "step": self.step_number,
         }
 
@@ -158,7 +158,7 @@ class Training:
             "random": random_states.capture(),
             "place": place,
             "items": self.registry.take(("other",)),
-            "values": dict(self.values),
+            "values": as_they_are(self.values),
             "best": self.best_values.state_dict(),
         }
         if self._has_parts:

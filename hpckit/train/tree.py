@@ -16,6 +16,14 @@ from hpckit.errors import UsageError
 
 ARRAY = "__numpy_array__"
 PLAIN = (bool, int, float, str, bytes, type(None))
+# Containers that come back as what they were, and what the rest comes back as.
+EXACT = (dict, OrderedDict, list, tuple, set)
+BECOMES: tuple[tuple[type, type], ...] = (
+    (Mapping, dict),
+    (deque, list),
+    (frozenset, set),
+    *((kind, kind) for kind in (list, tuple, set, int, float, str, bytes)),
+)
 
 
 class CannotSave(UsageError):
@@ -30,20 +38,25 @@ class CannotSave(UsageError):
         return CannotSave(self.what, self.hint, part + self.where)
 
 
-def mapped(tree: Any, tensor: Callable[[Tensor], Any]) -> Any:
-    """The same containers, each anew, with every tensor replaced."""
+def mapped(tree: Any, tensor: Callable[[Tensor], Any], *, exact: bool = False) -> Any:
+    """The same containers, each anew, with every tensor replaced.
+
+    What is like a list or a dict becomes one, a deque or a defaultdict; `exact` refuses these.
+    """
     kind = type(tree)
     if kind in PLAIN:
         return tree
     if isinstance(tree, Tensor):
         return tensor(tree)
+    if exact and kind not in EXACT:
+        _refuse_changed(tree)
     if isinstance(tree, (dict, Mapping)):
         made = OrderedDict() if isinstance(tree, OrderedDict) else {}
         for key, value in tree.items():
             plain = key if type(key) is str else _key(key)
             # Where it is costs nothing unless somebody has to be told.
             try:
-                made[plain] = mapped(value, tensor)
+                made[plain] = mapped(value, tensor, exact=exact)
             except CannotSave as error:
                 raise error.inside(f".{key}") from None
         return made
@@ -51,29 +64,57 @@ def mapped(tree: Any, tensor: Callable[[Tensor], Any]) -> Any:
         found = []
         for value in tree:
             try:
-                found.append(mapped(value, tensor))
+                found.append(mapped(value, tensor, exact=exact))
             except CannotSave as error:
                 raise error.inside(f"[{len(found)}]") from None
         return tuple(found) if isinstance(tree, tuple) else found
     if isinstance(tree, (set, frozenset)):
-        return {mapped(each, tensor) for each in tree}
-    return _of_numpy(tree, tensor)
+        return {mapped(each, tensor, exact=exact) for each in tree}
+    return _of_numpy(tree, tensor, exact)
+
+
+def as_they_are(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A person's own values, refused where they would come back as something else."""
+    try:
+        found: dict[str, Any] = mapped(dict(values), lambda each: each, exact=True)
+    except CannotSave as error:
+        raise error.inside("run.values") from None
+    return found
+
+
+def _refuse_changed(value: Any) -> None:
+    kind = type(value)
+    if kind.__module__ == "numpy":
+        # A number of numpy's is as good as the plain one that it becomes.
+        return
+    for of, plain in BECOMES:
+        if isinstance(value, of):
+            raise CannotSave(f"{_a(kind)} would come back as {_a(plain)}", f"make it {_a(plain)}")
+
+
+def _a(kind: type) -> str:
+    name = kind.__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _key(key: Any) -> Any:
-    if type(key) in PLAIN or (isinstance(key, tuple) and all(type(each) in PLAIN for each in key)):
+    if type(key) in PLAIN:
         return key
+    if isinstance(key, tuple) and all(type(each) in PLAIN for each in key):
+        # One whose parts have names is equal to it, and no checkpoint could be loaded with it.
+        return tuple(key)
     raise CannotSave(f"a key of type {type(key).__name__} cannot be saved: use a text")
 
 
-def _of_numpy(value: Any, tensor: Callable[[Tensor], Any]) -> Any:
+def _of_numpy(value: Any, tensor: Callable[[Tensor], Any], exact: bool) -> Any:
     if type(value).__module__.partition(".")[0] == "numpy":
         import numpy
         import torch
 
         if isinstance(value, numpy.generic):
             return mapped(value.item(), tensor)
-        if isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+        is_plain = type(value) is numpy.ndarray or not exact
+        if is_plain and isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
             return {ARRAY: tensor(torch.from_numpy(value.copy()))}
     if isinstance(value, (bool, int, float, str, bytes)):
         # An enum's member, or a subclass of a number: its plain value says the same.

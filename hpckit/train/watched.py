@@ -17,7 +17,7 @@ from hpckit.train.clipping import EPSILON, clip_in_place
 from hpckit.train.closure import Evaluations, step_or_put_back
 from hpckit.train.fuse import can_fuse, fuse, is_fused
 from hpckit.train.parameters import Gradients, Parameters, names_of
-from hpckit.train.registry import rate_times
+from hpckit.train.rates import rate_times
 from hpckit.train.scaling import unscale
 from hpckit.train.updates import Sample, Updates
 

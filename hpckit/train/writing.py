@@ -22,7 +22,7 @@ import torch
 
 from hpckit.checkpoint import manifest
 from hpckit.checkpoint.manifest import Checkpoint, Word
-from hpckit.checkpoint.names import Segment, folder_name
+from hpckit.checkpoint.names import Segment
 from hpckit.checkpoint.store import Store
 from hpckit.clock import now_iso
 from hpckit.files import fsync_folder
@@ -46,6 +46,9 @@ class Task:
 
     snapshot: Snapshot
     segment: Segment
+    folder: Path
+    # Whether it was when it was taken; the steps after it are another's to count.
+    good: bool
     why: str
     about: dict[str, Any]
     # Of this rank, what only a checkpoint on disk needs.
@@ -66,12 +69,9 @@ class Writer:
     # Tensors that hold infinities by their nature, as masks do.
     never_finite: frozenset[str] = frozenset()
 
-    def folder(self, task: Task) -> Path:
-        return self.store.folder / folder_name(task.snapshot.step, task.segment)
-
     def write(self, task: Task) -> Checkpoint | None:
         """Write this rank's part; on rank 0 what has come of all."""
-        folder, snapshot = self.folder(task), task.snapshot
+        folder, snapshot = task.folder, task.snapshot
         if not self.store.folder.parent.is_dir():
             raise FileNotFoundError(
                 errno.ENOENT, "the run's folder is gone", str(self.store.folder.parent)
@@ -89,6 +89,7 @@ class Writer:
             bad = task.sharded() or bad
             if self.rank == 0:
                 files |= _measured(folder / SHARDED, folder)
+                fsync_folder(folder / SHARDED)
         Word(files=files, finite=bad is None, bad=bad).write(folder, self.rank)
         return self._concluded(task, folder) if self.rank == 0 else None
 
@@ -116,7 +117,7 @@ class Writer:
         self.settle()
         manifest.write(made)
         fsync_folder(self.store.folder)
-        return dataclasses.replace(made, confirmed_at=made.step) if task.snapshot.good else made
+        return dataclasses.replace(made, confirmed_at=made.step) if task.good else made
 
     def _words(self, folder: Path) -> list[Word]:
         until = time.monotonic() + WORDS_S
@@ -135,19 +136,21 @@ class Writer:
                 raise OSError(errno.ETIMEDOUT, f"no word from rank {missing}", str(folder))
             time.sleep(LOOK_S)
 
-    def again(self, task: Task) -> None:
-        """An epoch's end after its last step: the weights are there, and may be the best now.
+    def again(self, task: Task) -> Checkpoint | None:
+        """Nothing was done since it was written, but it may be the best now.
 
         No file is written anew: one rank's would meet others of the first time.
         """
-        made = manifest.read(self.folder(task)) if self.rank == 0 else None
+        made = manifest.read(task.folder) if self.rank == 0 else None
         if made is not None and task.about.get("best"):
             metrics = task.about.get("metrics", {})
-            manifest.write(dataclasses.replace(made, best=True, metrics=metrics))
+            made = dataclasses.replace(made, best=True, metrics=metrics)
+            manifest.write(made)
+        return made
 
     def clean(self, task: Task, why: str) -> None:
         """What was half written goes; where even that fails, it is no checkpoint all the same."""
-        folder = self.folder(task)
+        folder = task.folder
         if (folder / manifest.MANIFEST).exists():
             return
         if self.world_size == 1:

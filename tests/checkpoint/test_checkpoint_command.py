@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from hpckit.checkpoint import manifest
 from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.files import write_json
+from hpckit.ledger import Ledger
 from hpckit.run import identity
 from hpckit.spec import load_spec
 from tests.checkpoint.made import SECOND, begin, make
@@ -83,6 +86,35 @@ def test_show_lists_checkpoints_for_programs(cli: Cli, run: Path) -> None:
     assert told[2]["name"] == best.name
 
 
+def test_show_tells_of_a_last_state_that_was_not_written(cli: Cli, run: Path) -> None:
+    def told() -> tuple[Any, list[str]]:
+        lines = cli("show").stdout.splitlines()
+        unsaved = json.loads(cli("show", "--json").stdout)["unsaved"]
+        return unsaved, [line for line in lines if line.startswith("unsaved")]
+
+    assert told() == (None, [])
+    ledger = Ledger(run / "ledger", "attempt-001-launch-1")
+    ledger.write("unsaved", attempt=1, step=300, reason="/scratch: No space left on device")
+    ledger.write("finished", state="done", reason="done")
+    why = "unsaved: the state of step 300 could not be written: /scratch: No space left on device; "
+    about = {"step": 300, "reason": "/scratch: No space left on device"}
+    assert told() == (about, [why + "there is no checkpoint"])
+    make(run, 200)
+    cut = make(run, 300)
+    (cut.path / "manifest.json").write_text("[]")
+    assert told() == (about, [why + "the newest checkpoint is of step 200"])
+    # The next submission went on from step 200, and has saved as much by now.
+    make(run, 400)
+    assert told() == (None, [])
+
+
+def test_what_another_version_says_of_an_unsaved_state_does_not_break_show(
+    cli: Cli, run: Path
+) -> None:
+    Ledger(run / "ledger", "one").write("unsaved", step="soon")
+    assert json.loads(cli("show", "--json").stdout)["unsaved"] is None
+
+
 def test_show_lists_the_last_checkpoints_for_people(cli: Cli, run: Path) -> None:
     assert "because" not in cli("show").stdout
     for step in range(100, 900, 100):
@@ -145,6 +177,61 @@ def test_a_manifest_of_another_version_does_not_break_the_listing(cli: Cli, run:
     assert "a=[]" in cli("show").stdout
 
 
+NO_SENSE = "manifest.json makes no sense"
+
+
+@pytest.mark.parametrize("text", ['{"a":', "[]", '{"step": "x"}', ""])
+def test_one_with_a_damaged_manifest_is_listed_and_verified_as_damaged(
+    cli: Cli, run: Path, text: str
+) -> None:
+    weights(make(run, 100), 1.0)
+    broken = make(run, 200)
+    weights(make(run, 300), 3.0)
+    (broken.path / "manifest.json").write_text(text)
+    found = listed(cli)
+    assert [each["step"] for each in found] == [100, 200, 300]
+    assert found[1] == {
+        "step": 200,
+        "name": broken.name,
+        "dir": str(broken.path),
+        "damaged": True,
+        "problem": NO_SENSE,
+    }
+    (line,) = [each for each in cli("show").stdout.splitlines() if broken.name in each]
+    assert line.split() == ["200", *"----", "damaged:", *NO_SENSE.split(), broken.name]
+    assert listed(cli, "--verify", code=1) == [
+        {**found[0], "problem": None},
+        found[1],
+        {**found[2], "problem": None},
+    ]
+
+
+def test_what_was_passed_over_for_its_manifest_is_named(cli: Cli, run: Path) -> None:
+    weights(make(run, 100), 1.0)
+    older, newer = make(run, 50), make(run, 200)
+    for each in (older, newer):
+        (each.path / "manifest.json").write_text("[]")
+    done = cli("checkpoint", "export")
+    assert done.stdout.endswith("1 tensors of step-00000100.a1-l1\n")
+    # An older one would not have been taken anyhow.
+    assert done.stderr == f"{newer.name} is damaged: {NO_SENSE}\n"
+    done = cli("checkpoint", "export", "--step", "50", code=1)
+    assert f"{older.name} is damaged: {NO_SENSE}" in done.stderr
+    assert "has no such checkpoint that is intact" in done.stderr
+    assert newer.name not in done.stderr
+    assert "no checkpoint of step 7" in cli("checkpoint", "export", "--step", "7", code=5).stderr
+
+
+def test_of_damaged_manifests_alone_nobody_says_that_nothing_was_saved(cli: Cli, run: Path) -> None:
+    (make(run, 100).path / "manifest.json").write_text("[]")
+    done = cli("checkpoint", "export", code=1)
+    assert "saved nothing" not in done.stderr
+    assert "has no such checkpoint that is intact" in done.stderr
+    # One that is only being written is no checkpoint yet.
+    (make(run, 200).path / "manifest.json").unlink()
+    assert [each["step"] for each in listed(cli)] == [100]
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -168,6 +255,46 @@ def test_what_cannot_be_done_is_a_sentence(
 def test_of_a_run_that_saved_nothing_nothing_is_exported(cli: Cli, run: Path) -> None:
     done = cli("checkpoint", "export", code=5)
     assert "has no checkpoint yet\n  it has saved nothing" in done.stderr
+
+
+@pytest.mark.parametrize("wait", ["60", "0"])
+def test_of_a_run_that_is_over_no_checkpoint_is_asked(cli: Cli, run: Path, wait: str) -> None:
+    Ledger(run / "ledger", "one").write("finished", state="failed", reason="exit code 1")
+    begun = time.monotonic()
+    done = cli("checkpoint", "save", "--wait", wait, code=1)
+    assert f"{NAME} is over, nobody saves any more: failed: exit code 1" in done.stderr
+    assert "it has saved nothing" in done.stderr
+    newest = make(run, 100)
+    done = cli("checkpoint", "save", "--wait", wait, code=1)
+    assert f"its newest checkpoint is {newest.name}" in done.stderr
+    assert time.monotonic() - begun < 30
+    assert not (run / "requests").exists()
+
+
+def test_a_run_that_ends_while_it_is_asked_is_told_as_over(cli: Cli, run: Path) -> None:
+    asking = threading.Thread(target=end_when_asked, args=(run,))
+    asking.start()
+    done = cli("checkpoint", "save", "--wait", "3", code=1)
+    asking.join()
+    assert f"{NAME} is over, nobody saves any more: done" in done.stderr
+    assert list((run / "requests").iterdir()) == []
+
+
+def end_when_asked(run: Path) -> None:
+    until = time.monotonic() + 30
+    while not list((run / "requests").glob("save*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    Ledger(run / "ledger", "one").write("finished", state="done", reason="done")
+
+
+def test_a_run_that_may_live_is_asked_and_nobody_waits_less_than_nothing(
+    cli: Cli, run: Path
+) -> None:
+    assert cli("checkpoint", "save", "--wait", "0").stderr == f"{NAME}: asked\n"
+    assert len(list((run / "requests").iterdir())) == 1
+    assert "'--wait': -3.0 is not in the range x>=0" in (
+        cli("checkpoint", "save", "--wait", "-3", code=2).stderr
+    )
 
 
 def test_a_sweep_has_no_checkpoints_of_its_own(cli: Cli, run: Path) -> None:

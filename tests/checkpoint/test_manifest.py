@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,14 +61,14 @@ def test_one_that_cannot_be_read_is_passed_over_and_the_others_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     made = [make(tmp_path, step, good=step) for step in (1, 2)]
-    read = manifest.read_json
+    read = Path.read_text
 
-    def stale(path: Path) -> object:
+    def stale(path: Path, **how: Any) -> str:
         if path == made[1].path / name:
             raise OSError(errno.ESTALE, "Stale file handle")
-        return read(path)
+        return read(path, **how)
 
-    monkeypatch.setattr(manifest, "read_json", stale)
+    monkeypatch.setattr(Path, "read_text", stale)
     expected = {1: 1} if name == "manifest.json" else {1: 1, 2: None}
     assert {each.step: each.confirmed_at for each in store_of(tmp_path).all()} == expected
 
@@ -149,14 +150,33 @@ def test_sizes_are_looked_at_before_gigabytes_are_read(
     assert read == []
 
 
-def test_a_file_that_cannot_be_read_is_a_problem_not_an_error(tmp_path: Path) -> None:
+def test_a_folder_in_a_file_s_place_is_no_file(tmp_path: Path) -> None:
     made = make(tmp_path, 1)
     (made.path / "state.pt").unlink()
     (made.path / "state.pt").mkdir()
     size = (made.path / "state.pt").stat().st_size
     found = rewrite(made, files={"state.pt": {"size": size, "crc32": 1}})
     assert found is not None
-    assert manifest.problem(found) == "state.pt cannot be read: Is a directory"
+    assert manifest.problem(found) == "state.pt is missing"
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_for_who_only_looks_and_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path, 1)
+    monkeypatch.setattr(manifest, "PAUSES_S", (0.0, 0.0))
+    asked = []
+
+    def refuse(path: Path) -> dict[str, int]:
+        asked.append(path.name)
+        # As the kernel has it in the midst of a file: it names none.
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(manifest, "measure", refuse)
+    assert manifest.problem(made) == "rank-0.pt cannot be read: Input/output error"
+    assert asked == ["rank-0.pt"] * 3
+    with pytest.raises(OSError, match=r"Input/output error: '.*/rank-0\.pt'"):
+        manifest.damage(made)
 
 
 def test_one_is_good_once_it_is_confirmed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from hpckit.checkpoint import manifest, retention
 from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.names import Segment
-from hpckit.checkpoint.store import Store
+from hpckit.checkpoint.search import Search
 from tests.checkpoint.made import FIRST, SECOND, begin, make, steps, store_of
 
 AFTER_ROLLBACK = Segment(1, 1, 1)
@@ -104,6 +105,9 @@ def test_a_torn_manifest_is_passed_over(tmp_path: Path, told: list[str]) -> None
     whole = make(tmp_path, 1)
     os.truncate(make(tmp_path, 2).path / "manifest.json", 30)
     assert store_of(tmp_path).newest_intact(told.append) == whole
+    name = "step-00000002.a1-l1"
+    wrong = "manifest.json makes no sense"
+    assert told == [f"checkpoint {name} is damaged: {wrong}; set aside as {name}.damaged"]
 
 
 def test_a_zombie_is_not_believed(tmp_path: Path, told: list[str]) -> None:
@@ -191,16 +195,16 @@ def test_if_all_that_is_older_is_damaged_one_less_far_back_is_taken(
     assert len(told) == 2
 
 
-class Meddled(Store):
-    """Another process does something between our listing and our reading."""
+def meddle(monkeypatch: pytest.MonkeyPatch, how: Callable[[Checkpoint], object]) -> None:
+    """Another process does something to the newest between our listing and our reading."""
+    look = Search.on_branch
 
-    def on_branch(self) -> list[Checkpoint]:
-        found = super().on_branch()
-        self.meddle(found[-1])
+    def on_branch(self: Search) -> list[Checkpoint]:
+        found = look(self)
+        how(found[-1])
         return found
 
-    def meddle(self, newest: Checkpoint) -> None:
-        raise NotImplementedError
+    monkeypatch.setattr(Search, "on_branch", on_branch)
 
 
 def test_what_another_process_set_aside_meanwhile_is_passed_over(
@@ -208,9 +212,8 @@ def test_what_another_process_set_aside_meanwhile_is_passed_over(
 ) -> None:
     older = make(tmp_path, 1)
     flip(make(tmp_path, 2))
-    monkeypatch.setattr(Meddled, "meddle", lambda self, newest: manifest.set_aside(newest))
-    store = Meddled(tmp_path / "checkpoints", tmp_path / "ledger")
-    assert store.newest_intact(told.append) == older
+    meddle(monkeypatch, manifest.set_aside)
+    assert store_of(tmp_path).newest_intact(told.append) == older
     assert told == []
     assert len(store_of(tmp_path).damaged()) == 1
 
@@ -221,13 +224,12 @@ def test_what_is_being_deleted_is_not_damaged(
     older = make(tmp_path, 1)
     make(tmp_path, 2)
 
-    def half_deleted(self: Meddled, newest: Checkpoint) -> None:
+    def half_deleted(newest: Checkpoint) -> None:
         (newest.path / "manifest.json").unlink()
         (newest.path / "state.pt").unlink()
 
-    monkeypatch.setattr(Meddled, "meddle", half_deleted)
-    store = Meddled(tmp_path / "checkpoints", tmp_path / "ledger")
-    assert store.newest_intact(told.append) == older
+    meddle(monkeypatch, half_deleted)
+    assert store_of(tmp_path).newest_intact(told.append) == older
     assert told == []
     assert store_of(tmp_path).damaged() == []
 
@@ -311,10 +313,6 @@ def test_the_whole_folder_may_vanish(
     make(tmp_path, 1)
     make(tmp_path, 2)
 
-    def gone(self: Meddled, newest: Checkpoint) -> None:
-        shutil.rmtree(newest.path.parent)
-
-    monkeypatch.setattr(Meddled, "meddle", gone)
-    store = Meddled(tmp_path / "checkpoints", tmp_path / "ledger")
-    assert store.newest_intact(told.append) is None
+    meddle(monkeypatch, lambda newest: shutil.rmtree(newest.path.parent))
+    assert store_of(tmp_path).newest_intact(told.append) is None
     assert told == []

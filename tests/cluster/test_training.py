@@ -33,7 +33,7 @@ def test_at_its_time_limit_a_training_over_two_nodes_saves_and_the_next_attempt_
     assert first["to_step"] == second["from_step"] > 20
     assert (second["to_step"], told["gpu_hours"]["lost"]) == (120, 0.0)
     saved = told["checkpoints"]
-    assert "time limit" in [each["why"] for each in saved] or len(saved) >= 3
+    assert "told to end" in [each["why"] for each in saved] or len(saved) >= 3
     assert saved[-1]["step"] == 120
 
 

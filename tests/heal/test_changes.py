@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hpckit.errors import UsageError
-from hpckit.heal.changes import apply, pile, set_path, told, written
+from hpckit.heal.changes import apply, set_path, told, written
 from hpckit.spec import Change
 
 HALF = Change(times=0.5)
@@ -45,13 +45,6 @@ def test_a_change_is_carried_out_within_its_bounds(change: Change, old: Any, new
 def test_what_is_no_number_is_not_multiplied(value: Any) -> None:
     with pytest.raises(UsageError, match=r"cannot be multiplied by 0\.5: it is not a number"):
         apply(HALF, value)
-
-
-def test_changes_pile_up_in_order() -> None:
-    plans = [{"clip": HALF, "lr": HALF}, {"lr": Change(to=0.8)}, {"lr": HALF, "params.w": HALF}]
-    values = {"clip": 1.0, "lr": 1.0}
-    assert pile(plans, values) == {"clip": 0.5, "lr": 0.4}
-    assert values == {"clip": 1.0, "lr": 1.0}
 
 
 def test_a_parameter_is_changed_where_it_stands() -> None:

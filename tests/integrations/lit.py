@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,13 +140,14 @@ def train(
     disturb: dict[str, int] | None = None,
     size: int = 64,
     workers: int = 0,
+    beside: Sequence[Any] = (),
     **settings: Any,
 ) -> Any:
     torch.manual_seed(1)
     module = module if module is not None else Net()
     loader = DataLoader(dataset(size), batch_size=8, shuffle=True, num_workers=workers)
     more = [callback] if callback is not None else []
-    trainer = trainer_of(folder, *more, Disturb(**(disturb or {})), **settings)
+    trainer = trainer_of(folder, *more, *beside, Disturb(**(disturb or {})), **settings)
     trainer.fit(module, loader, DataLoader(dataset(), batch_size=64) if validate else None)
     return trainer, module
 

@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("pytorch_lightning")
 
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 from hpckit.errors import UsageError
@@ -46,6 +47,23 @@ CASES = {
     "workers": {"workers": 2},
     "clipping": {"gradient_clip_val": 0.5},
 }
+
+
+def test_callbacks_that_begin_with_an_infinite_best_make_no_state_bad(life: Life) -> None:
+    """ModelCheckpoint, which is there by default, and EarlyStopping do."""
+    life.submit(checkpoint={"every": "50 steps"})
+    stopping = EarlyStopping("val_loss", patience=99)
+    train(
+        life,
+        1,
+        disturb={"explosion": 301, "length": 4},
+        size=800,
+        enable_checkpointing=True,
+        module=lit.Net,
+        validate=True,
+        beside=[stopping],
+    )
+    assert [each.data["step"] for each in life.events("rollback")] == [200]
 
 
 @pytest.mark.parametrize("name", CASES)

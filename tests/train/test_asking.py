@@ -68,7 +68,7 @@ def test_sigterm_saves_at_this_step_and_ends_with_143(life: Lives) -> None:
         assert end.value.code == 143
         assert heard, "the program's own handler hears of it, too"
         assert training.steps[-1] == 17
-        assert life.checkpoint(18).why == "time limit"
+        assert life.checkpoint(18).why == "told to end"
         assert Training(life.begin(), epochs=5).go().steps[0] == 18
     finally:
         signal.signal(signal.SIGTERM, before)

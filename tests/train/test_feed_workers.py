@@ -246,3 +246,23 @@ def test_no_thread_is_left_behind() -> None:
             return
         time.sleep(0.02)
     raise AssertionError(threading.enumerate())
+
+
+def test_a_feed_that_rests_keeps_its_workers_as_long_as_its_loader_has_an_owner() -> None:
+    before = children()
+    loader = DataLoader(Augmented(), batch_size=8, num_workers=1, persistent_workers=True)
+    feed = Feed(loader)
+    assert len(list(feed.epoch(0))) == 3
+    mine = children() - before
+    assert feed.rest()
+    assert feed.loader is loader
+    feed.wake()
+    assert len(list(feed.epoch(1))) == 3
+    assert children() - before == mine
+    assert feed.rest()
+    del loader
+    # Whoever has the feed still, in a traceback for one.
+    assert not feed.rest()
+    have_ended = gone(mine)
+    feed.close()
+    assert have_ended

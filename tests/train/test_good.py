@@ -88,9 +88,9 @@ def test_without_any_good_state_the_run_stops_and_says_so(
     run = life.begin()
     training = Training(run)
     strike(run, 12)
-    life.monkeypatch.setattr("hpckit.checkpoint.store.Store.newest_good", lambda *args: None)
+    life.monkeypatch.setattr("hpckit.checkpoint.search.Search.good", lambda *args: [])
     run.around.__dict__.pop("store", None)
-    life.monkeypatch.setattr("hpckit.train.keeper.Keeper._in_memory", lambda *args: None)
+    life.monkeypatch.setattr("hpckit.train.snapshots.Ring.good", lambda *args: [])
     with pytest.raises(Stopped, match="there is no good state to go back to"):
         training.go()
     assert any("no good state" in line for line in said(capsys))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 
 from hpckit.errors import UsageError
 from tests.train.conftest import assert_same
@@ -84,7 +83,7 @@ def run_of(run: Any, **settings: Any) -> Training:
 
 def run_go(run: Any, each: Any, *, after_rollbacks: int) -> None:
     """Train, and ask `each` only when the run has gone back so often."""
-    run.training.go(each=lambda s: each(s) if len(run.healer.plans) >= after_rollbacks else None)
+    run.training.go(each=lambda s: each(s) if len(run.healer.in_force) >= after_rollbacks else None)
 
 
 def test_batches_that_are_left_out_stay_so_when_the_run_dies_right_after_it_went_back(
@@ -241,59 +240,3 @@ def test_another_number_of_groups_is_refused(life: Lives) -> None:
 
     with pytest.raises(UsageError, match=r"optimizer main: its groups have \[2, 4\] parameters"):
         Training(life.begin(), epochs=2, optimizer=two).go()
-
-
-# What a person changes in the script.
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        None,
-        lambda o: lr_scheduler.LambdaLR(o, lambda step: min(1.0, step / 15)),
-        lambda o: lr_scheduler.CosineAnnealingLR(o, 50),
-        lambda o: lr_scheduler.SequentialLR(
-            o,
-            [lr_scheduler.LinearLR(o, 0.1, total_iters=5), lr_scheduler.CosineAnnealingLR(o, 45)],
-            milestones=[5],
-        ),
-    ],
-    ids=["none", "warm up from nothing", "cosine", "sequence"],
-)
-def test_another_learning_rate_in_the_script_is_followed_and_told(
-    life: Lives, capsys: pytest.CaptureFixture[str], schedule: Any
-) -> None:
-    patient(life)
-    rates = {}
-
-    def noted(training: Training) -> Any:
-        def note(step: int) -> None:
-            rates[step] = training.optimizer.param_groups[0]["lr"]
-
-        return note
-
-    whole = Training(life.begin(attempt=1), epochs=5, lr=0.003, schedule=schedule)
-    whole.go(each=noted(whole))
-    expected = dict(rates)
-    rates.clear()
-    life.end()
-    life.folder = life.folder.with_name("other")
-    life.attempt = 0
-
-    first = Training(life.begin(), epochs=5, lr=0.01, schedule=schedule)
-    with pytest.raises(Ended):
-        first.go(each=ends_at(25))
-    said(capsys)
-    second = Training(life.begin(), epochs=5, lr=0.003, schedule=schedule)
-    second.go(each=noted(second))
-    assert min(rates) == 20
-    for step, rate in rates.items():
-        assert rate == pytest.approx(expected[step]), step
-    assert any("the script says 0.003" in line for line in said(capsys))
-
-
-def test_another_clip_in_the_script_is_followed(life: Lives) -> None:
-    Training(life.begin(), epochs=1, clip=1.0).go()
-    run = life.begin()
-    Training(run, epochs=2, clip=3.0).go()
-    assert run.stepper.watched["main"].clip.norm == 3.0

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from hpckit.errors import UsageError
-from tests.train.inside import Ended, Lives, Training, patient, said, strike
+from hpckit.train.outside import Outside
+from tests.train.conftest import assert_same
+from tests.train.inside import Ended, Lives, Training, data, patient, said, strike
 
 
 def test_a_loop_of_ones_own_is_watched_and_told_once(
@@ -172,3 +179,109 @@ def test_all_parts_of_a_step_that_is_left_out_are_left_out(life: Lives) -> None:
             training.optimizer.zero_grad()
             parts = 0
     assert life.events("rollback")[0].data["skipped"] == [[1, 4, 6]]
+
+
+class Streamed(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([torch.ones(4), torch.zeros(4)])
+
+
+class Batches(list[Tensor]):
+    """A list that can be asked whether it is still there."""
+
+
+MADE: dict[str, tuple[Callable[[], Any], int]] = {
+    "a data set": (lambda: data(2), 1),
+    "a stream": (Streamed, 1),
+    "a list": (lambda: Batches([torch.ones(8, 4)] * 2), 0),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_loader_that_is_made_anew_in_every_epoch_leaves_nothing_behind(
+    life: Lives, kind: str
+) -> None:
+    run = life.begin()
+    Training(run)
+    make, workers = MADE[kind]
+    before = len(multiprocessing.active_children())
+    made: list[weakref.ref[Any]] = []
+    for epoch in run.epochs(4):
+        source = make()
+        made.append(weakref.ref(source))
+        loader = source
+        if workers:
+            loader = DataLoader(source, batch_size=8, num_workers=1, persistent_workers=True)
+        assert len(list(run.batches(loader))) == (1 if kind == "a stream" else 2)
+        del source, loader
+        # This epoch's own: the run may have to go back into it.
+        assert [each() is not None for each in made] == [False] * epoch + [True]
+        assert len(multiprocessing.active_children()) - before == workers
+
+
+def test_a_list_where_another_one_was_is_not_taken_for_it(life: Lives) -> None:
+    run = life.begin()
+    Training(run)
+    for epoch in run.epochs(5):
+        assert [float(each) for each in run.batches([torch.tensor(float(epoch))] * 3)] == [
+            epoch
+        ] * 3
+
+
+def test_two_loaders_that_take_turns_keep_their_workers_and_their_draws(life: Lives) -> None:
+    def program(run: Any) -> tuple[list[float], set[Any]]:
+        Training(run)
+        seen, workers = [], set()
+        x, y = data().tensors
+        both = [
+            DataLoader(
+                TensorDataset(x + 10 * number, y),
+                batch_size=8,
+                shuffle=True,
+                num_workers=1,
+                persistent_workers=True,
+            )
+            for number in range(2)
+        ]
+        for epoch in run.epochs(6):
+            for batch, _ in run.batches(both[epoch % 2]):
+                seen.append(float(batch[0, 0]))
+                workers |= set(multiprocessing.active_children())
+        return seen, workers
+
+    plain, _ = program(Outside({}))
+    before = set(multiprocessing.active_children())
+    inside, workers = program(life.begin())
+    assert inside == plain
+    assert len(workers - before) == 2
+
+
+@pytest.mark.parametrize("made", ["once", "in every epoch", "two by turns"])
+def test_a_rollback_over_an_epochs_end_finds_its_data_whoever_has_the_loader(
+    life: Lives, made: str
+) -> None:
+    life.monkeypatch.setattr("hpckit.train.keeper.MEMORY_EVERY", 7)
+
+    def program(run: Any, *strikes: int) -> tuple[list[float], dict[str, Tensor]]:
+        training, seen = Training(run, schedule=None), []
+        loaders = [DataLoader(data(), batch_size=8, shuffle=True) for _ in range(2)]
+        if strikes:
+            strike(run, *strikes, onset=25)
+        for epoch in run.epochs(5):
+            if made == "in every epoch":
+                loaders[0] = DataLoader(data(), batch_size=8, shuffle=True)
+            loader = loaders[epoch % 2 if made == "two by turns" else 0]
+            for x, y in run.batches(loader):
+                seen.append(float(x[0, 0]))
+                training.optimizer.zero_grad()
+                loss = (training.model(x) - y).square().mean()
+                loss.backward()
+                run.step(training.optimizer, loss=loss)
+        return seen, training.weights()
+
+    plain, weights = program(Outside({}))
+    run = life.begin(heal={"explosion": {"change": {}, "skip_batches": 0}})
+    seen, found = program(run, 32)
+    assert life.events("rollback")[0].data["step"] == 21
+    assert seen == plain[:33] + plain[21:]
+    assert_same(found, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy
@@ -14,7 +15,7 @@ from hpckit.checkpoint import manifest
 from hpckit.errors import UsageError
 from hpckit.train.tree import CannotSave
 from tests.train.conftest import assert_same
-from tests.train.inside import Ended, Lives, Training, patient, said
+from tests.train.inside import Ended, Lives, Training, ends_at, patient, said, straight, strike
 
 
 def test_what_was_forgotten_is_told_once(life: Lives, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +155,47 @@ def test_without_an_optimizer_it_is_said_what_to_write(life: Lives) -> None:
         next(run.batches([1, 2]))
 
 
+class WithoutRate(torch.optim.Optimizer):
+    """One that finds its rate by itself."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": None})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter -= 0.01 * parameter.grad
+
+
+def adafactor(parameters: Any) -> Any:
+    pytest.importorskip("transformers")
+    from transformers.optimization import Adafactor
+
+    return Adafactor(parameters)
+
+
+@pytest.mark.parametrize("optimizer", [WithoutRate, adafactor])
+def test_an_optimizer_without_a_rate_is_trained_with_and_gone_on_with(
+    life: Lives, optimizer: Any
+) -> None:
+    expected = straight(life, epochs=3, schedule=None, optimizer=optimizer).weights()
+    patient(life)
+    with pytest.raises(Ended):
+        Training(life.begin(), epochs=3, schedule=None, optimizer=optimizer).go(each=ends_at(25))
+    run = life.begin()
+    found = Training(run, epochs=3, schedule=None, optimizer=optimizer).go()
+    assert found.steps[0] == 20
+    assert_same(expected, found.weights())
+
+
+def test_a_schedule_of_an_optimizer_without_a_rate_plans_none(life: Lives) -> None:
+    run = life.begin()
+    training = Training(run, epochs=1, optimizer=WithoutRate, schedule=None)
+    run.register(schedule=lr_scheduler.ReduceLROnPlateau(training.optimizer))
+    training.go()
+    assert run._planned.now == {}
+
+
 # Values.
 
 
@@ -218,3 +260,29 @@ def test_the_manifest_tells_of_every_tensor(life: Lives) -> None:
     assert found is not None
     assert found.tensors["model.0.weight"] == [[8, 4], "torch.float32"]
     assert found.params == 65
+
+
+def test_a_value_that_would_come_back_as_another_is_refused_at_the_start(life: Lives) -> None:
+    run = life.begin()
+    run.values["recent"] = deque(maxlen=3)
+    training = Training(run, epochs=1)
+    with pytest.raises(
+        CannotSave, match=r"^run\.values\.recent: a deque would come back as a list"
+    ):
+        training.go()
+    assert training.seen == []
+
+
+def test_a_run_whose_optimizer_has_no_rate_goes_back_and_no_rate_is_changed(
+    life: Lives, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patient(life)
+    run = life.begin()
+    training = Training(run, epochs=5, schedule=None, optimizer=WithoutRate)
+    strike(run, 35, onset=25)
+    weights = {}
+    training.go(each=lambda step: weights.setdefault(step, []).append(training.weights()))
+    lines = said(capsys)
+    assert any("back to step 20" in line for line in lines), lines
+    assert_same(weights[20][0], weights[20][1])
+    assert training.optimizer.param_groups[0]["lr"] is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import enum
-from collections import OrderedDict, deque
-from typing import Any
+from collections import Counter, OrderedDict, defaultdict, deque
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy
 import pytest
@@ -15,8 +17,10 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel
 
 from hpckit.errors import UsageError
-from hpckit.train.registry import Registry, kind_of, rate_times
-from hpckit.train.tree import CannotSave, mapped, tensors_of, unpacked
+from hpckit.integrations.hosted import Rates
+from hpckit.train.rates import rate_times
+from hpckit.train.registry import Registry, kind_of
+from hpckit.train.tree import CannotSave, as_they_are, mapped, tensors_of, unpacked
 from tests.train.conftest import OPTIMIZERS, assert_same, backward, small_model
 
 
@@ -206,6 +210,107 @@ def test_a_rate_is_another_one_for_one_step_and_even_when_that_fails() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [1.0, 3.0]
 
 
+class WithoutRate(torch.optim.Optimizer):
+    """One that finds its rate by itself, in groups that name none or in part of them."""
+
+    def __init__(self, parameters: Any, *rates: dict[str, Any]) -> None:
+        each = list(parameters)
+        groups = [{"params": [each[index]], **rate} for index, rate in enumerate(rates)]
+        super().__init__(groups, {})
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["n"] = self.state[parameter].get("n", 0) + 1
+
+
+RATELESS = [({"lr": None}, {"lr": None}), ({}, {}), ({"lr": None}, {"lr": 2.0}), ({}, {"lr": 2.0})]
+
+
+@pytest.mark.parametrize("rates", RATELESS)
+def test_an_optimizer_need_not_have_a_rate(rates: Any) -> None:
+    optimizer = WithoutRate(nn.Linear(1, 1).parameters(), *rates)
+    registry = made(main=optimizer)
+    assert [each["lr"] for each in registry.given["main"]] == [None, rates[1].get("lr")]
+    optimizer.step()
+    saved = copied(registry.take())
+    optimizer.step()
+    registry.load(saved, again=True)
+    assert_same(saved, copied(registry.take()))
+    other = made(main=WithoutRate(nn.Linear(1, 1).parameters(), *rates))
+    told: list[str] = []
+    other.tell = told.append
+    other.load(saved)
+    assert_same(saved, copied(other.take()))
+    assert told == []
+
+
+@pytest.mark.parametrize("rates", RATELESS)
+def test_another_rate_for_one_step_is_nothing_to_a_group_without_one(rates: Any) -> None:
+    optimizer = WithoutRate(nn.Linear(1, 1).parameters(), *rates)
+    before = [dict(group) for group in optimizer.param_groups]
+    second = optimizer.param_groups[1]
+    with rate_times(optimizer, 0.5):
+        assert {key: group.get("lr") for key, group in enumerate(optimizer.param_groups)} == {
+            0: None, 1: 1.0 if second.get("lr") else None,
+        }  # fmt: skip
+    assert optimizer.param_groups == before
+
+
+@pytest.mark.parametrize("rates", RATELESS)
+def test_nor_is_it_where_a_framework_steps(rates: Any) -> None:
+    optimizer = WithoutRate(nn.Linear(1, 1).parameters(), *rates)
+    before = [dict(group) for group in optimizer.param_groups]
+    within: list[Any] = []
+    # Hooks run in order: ours first.
+    session: Any = SimpleNamespace(
+        stepper=SimpleNamespace(watched={"main": SimpleNamespace(optimizer=optimizer, rate=0.5)})
+    )
+    Rates(session).watch("main")
+    optimizer.register_step_pre_hook(
+        lambda *_: within.append([group.get("lr") for group in optimizer.param_groups])
+    )
+    optimizer.step()
+    assert within == [[None, 1.0 if rates[1].get("lr") else None]]
+    assert optimizer.param_groups == before
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "rates", "said"),
+    [
+        (({"lr": None}, {"lr": 2.0}), ({"lr": None}, {"lr": 1.0}), [None, 1.0],
+         "says 1 now, 2 when it was saved: scaled by it"),
+        (({"lr": None}, {"lr": 2.0}), ({"lr": 0.1}, {"lr": 2.0}), [None, 2.0],
+         "says 0.1 now, none when it was saved: it stays as it was saved"),
+        (({"lr": 0.5}, {"lr": 2.0}), ({"lr": None}, {"lr": 2.0}), [0.5, 2.0],
+         "says none now, 0.5 when it was saved: it stays as it was saved"),
+        (({"lr": 0.0}, {"lr": 2.0}), ({"lr": 0.1}, {"lr": 2.0}), [0.0, 2.0],
+         "says 0.1 now, 0 when it was saved: it stays as it was saved"),
+    ],
+)  # fmt: skip
+def test_a_rate_that_the_script_changed_is_followed_where_there_was_one(
+    before: Any, now: Any, rates: list[Any], said: str
+) -> None:
+    saved = copied(made(main=WithoutRate(nn.Linear(1, 1).parameters(), *before)).take())
+    optimizer = WithoutRate(nn.Linear(1, 1).parameters(), *now)
+    registry = made(main=optimizer)
+    told: list[str] = []
+    registry.tell = told.append
+    registry.load(saved)
+    assert [group["lr"] for group in optimizer.param_groups] == rates
+    assert told == [f"learning rate of main: the script {said}"]
+
+
+def test_a_schedule_without_a_rate_is_scaled_in_the_groups_that_have_one() -> None:
+    def registered(rate: float) -> Registry:
+        optimizer = WithoutRate(nn.Linear(1, 1).parameters(), {"lr": None}, {"lr": rate})
+        schedule = lr_scheduler.ReduceLROnPlateau(optimizer)
+        return made(main=optimizer, schedule=schedule)
+
+    saved, registry = copied(registered(2.0).take()), registered(1.0)
+    registry.load(saved)
+    assert registry.things["schedule"].get_last_lr() == [None, 1.0]
+
+
 # Trees.
 
 
@@ -216,6 +321,72 @@ def test_every_container_is_made_anew() -> None:
     inner.append(3)
     assert found == {"a": [1, 2], "b": (1, [2]), "c": {"x": 1}, "d": [1, 2], (1, "k"): None}
     assert type(found["c"]) is OrderedDict
+
+
+def test_a_key_whose_parts_have_names_can_be_loaded(tmp_path: Path) -> None:
+    class Place(NamedTuple):
+        epoch: int
+        batch: int
+
+    torch.save(mapped({Place(1, 2): 3}, Tensor.clone), tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {Place(1, 2): 3}
+
+
+class Phase(enum.IntEnum):
+    WARM = 1
+
+
+class Pair(NamedTuple):
+    one: int
+    other: int
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (deque([1, 2], maxlen=3), "list"),
+        (defaultdict(int, a=1), "dict"),
+        (Counter("aab"), "dict"),
+        (MappingProxyType({"a": 1}), "dict"),
+        (frozenset({1}), "set"),
+        (Pair(1, 2), "tuple"),
+        (torch.Size([1]), "tuple"),
+        (Phase.WARM, "int"),
+        (type("Name", (str,), {})("x"), "str"),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_refused_among_values(
+    value: Any, plain: str
+) -> None:
+    with pytest.raises(CannotSave) as error:
+        as_they_are({"deep": [{"recent": value}]})
+    said, kind = str(error.value), type(value).__name__
+    assert said.startswith(f"run.values.deep[0].recent: a {kind} would come back as a")
+    assert said.splitlines()[0].endswith(f" {plain}")
+    assert str(error.value.hint) in (f"make it a {plain}", f"make it an {plain}")
+    # What somebody else's state_dict holds is saved as what it is like.
+    found = mapped({"recent": value}, Tensor.clone)["recent"]
+    assert type(found).__name__ == plain
+
+
+def test_a_masked_array_is_no_value() -> None:
+    masked = numpy.ma.masked_array([1.0, 2.0], mask=[True, False])
+    with pytest.raises(CannotSave, match=r"run\.values\.a: MaskedArray cannot be saved"):
+        as_they_are({"a": masked})
+
+
+def test_values_that_come_back_as_they_are_pass() -> None:
+    values = {
+        "a": [1, (2, {3})], "b": OrderedDict(x={1: None}), "c": numpy.float32(2.5), "d": True,
+        "e": numpy.arange(3), "f": torch.ones(2), "g": b"x", "h": numpy.str_("x"),
+    }  # fmt: skip
+    found = unpacked(as_they_are(values))
+    assert found.pop("e").tolist() == [0, 1, 2]
+    assert found.pop("f").tolist() == [1, 1]
+    assert found == {
+        "a": [1, (2, {3})], "b": OrderedDict(x={1: None}), "c": 2.5, "d": True, "g": b"x", "h": "x"
+    }  # fmt: skip
+    assert type(found["b"]) is OrderedDict
 
 
 def test_numbers_of_other_types_become_plain_ones() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -205,8 +206,8 @@ def test_a_save_that_is_whole_stays_though_old_ones_cannot_be_looked_at(
 
     life.monkeypatch.setattr("hpckit.checkpoint.retention.to_delete", refuse)
     Training(run, epochs=3).go()
-    assert whole(life) == [0, 10, 20, 30]
-    assert [each.is_good for each in life.store.all()] == [True, True, True, False]
+    assert whole(life) == [0, 10, 20, 30, 30]
+    assert [each.is_good for each in life.store.all()] == [True, True, True, False, False]
     lines = said(capsys)
     assert len([line for line in lines if "old checkpoints could not be looked at" in line]) >= 1
     assert not [line for line in lines if "failed" in line or "could not be written" in line]
@@ -403,3 +404,44 @@ def test_a_state_that_is_not_finite_is_told_and_never_good(
     assert "model" in str(bad.bad)
     assert "4.bias" in str(bad.bad)
     assert any("step 10 is not finite" in line for line in said(capsys))
+
+
+def test_the_end_and_the_best_hold_what_came_after_the_last_step(life: Lives) -> None:
+    """An average of the weights, a validation: what a program does at an epoch's end."""
+    run = life.begin(checkpoint={"every": "5 steps", "confirm_steps": 5, "keep": 30})
+    training = Training(run, epochs=3)
+    for epoch in run.epochs(3):
+        for x, y in run.batches(training.loader):
+            loss = (training.model(x) - y).square().mean()
+            training.optimizer.zero_grad()
+            loss.backward()
+            run.step(training.optimizer, loss=loss)
+        run.values["seen"] = epoch
+        run.best(1.0 + abs(epoch - 1))
+    on = life.wait().on_branch()
+    (best,) = [each for each in on if each.best and each.step == 20]
+    assert (best.why, best.metrics) == ("best", {"metric": 1.0})
+    assert life.state(best)["own"]["values"] == {"seen": 1}
+    assert (on[-1].step, on[-1].why) == (30, "end")
+    assert life.state(on[-1])["own"]["values"] == {"seen": 2}
+    # Of one step the newest is enough.
+    assert len({each.step for each in on}) == len(on)
+
+
+def test_every_file_is_on_the_disk_before_the_manifest(life: Lives) -> None:
+    done: list[str] = []
+    sync, write = os.fsync, manifest.write
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    def concluded(made: Any) -> None:
+        assert {"state.pt", "rank-0.pt", made.name} <= set(done)
+        done.clear()
+        write(made)
+
+    life.monkeypatch.setattr(os, "fsync", synced)
+    life.monkeypatch.setattr(manifest, "write", concluded)
+    Training(life.begin(checkpoint={"every": "10 steps"}), epochs=2).go()
+    assert len(life.wait().all()) >= 2

@@ -88,7 +88,7 @@ def test_sigterm_to_one_rank_saves_on_all_at_one_step_and_the_next_life_is_the_s
     assert [each["code"] for each in first] == [143, 143]
     assert [each["steps"][-1] for each in first] == [23, 23]
     newest = ranks.store.on_branch()[-1]
-    assert (newest.step, newest.why, newest.world_size) == (24, "time limit", 2)
+    assert (newest.step, newest.why, newest.world_size) == (24, "told to end", 2)
     second = ranks.train(way)
     assert [each["steps"] for each in second] == [[*range(24, 50)]] * 2
     whole = Ranks(tmp_path / "whole").train(way)
@@ -143,3 +143,9 @@ def test_only_told_by_one_rank_nobody_goes_back(ranks: Ranks) -> None:
     found = ranks.train("ddp", strikes=strikes)
     assert [each["steps"] for each in found] == [[*range(50)]] * 2
     assert ranks.events("rollback") == []
+
+
+def test_a_loss_that_one_rank_has_is_judged_by_all(ranks: Ranks) -> None:
+    """What one rank alone sees it acts on alone, and waits for the others without end."""
+    found = ranks.train("ddp", loss_on=0)
+    assert found[0]["usual"] == found[1]["usual"] is not None

@@ -124,6 +124,13 @@ def test_a_share_of_the_free_memory_is_used(
     assert how_many_fit(size, processes) == expected
 
 
+def test_what_is_held_already_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "_available", lambda: 40 * GB)
+    monkeypatch.setattr(snapshots, "_left_in_group", lambda: 1 << 62)
+    assert how_many_fit(4 * GB, 2) == 1
+    assert how_many_fit(4 * GB, 2, held=12 * GB) == 2
+
+
 def test_a_jobs_own_limit_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "_available", lambda: 640 * GB)
     monkeypatch.setattr(snapshots, "_left_in_group", lambda: 8 * GB)
@@ -181,15 +188,22 @@ def test_the_older_the_farther_apart_and_what_is_very_old_goes() -> None:
         assert all(old <= 2 * young for old, young in pairwise(ages[:-4]))
 
 
-def test_the_newest_good_one_before_a_step_or_one_further_back() -> None:
+def test_the_good_ones_between_two_steps_newest_first() -> None:
     found = ring(9, (0, True), (10, True), (20, False), (30, True), (40, None))
-    cases = [(99, 0, 30), (29, 0, 10), (99, 1, 10), (99, 2, 0), (30, 0, 30)]
-    for before, back, step in cases:
-        chosen = found.newest_good(before, back)
-        assert chosen is not None
-        assert chosen.step == step
-    assert found.newest_good(99, 3) is None
-    assert ring(3).newest_good(99, 0) is None
+    cases: list[tuple[int | None, int, list[int]]] = [
+        (None, 0, [30, 10, 0]),
+        (30, 0, [30, 10, 0]),
+        (29, 1, [10]),
+        (9, 1, []),
+    ]
+    for before, least, expected in cases:
+        assert [each.step for each in found.good(before, least)] == expected
+
+
+def test_of_one_step_the_newer_takes_the_place_and_stays_good() -> None:
+    found = ring(9, (0, True), (10, True), (10, None), (20, None))
+    assert [(each.step, each.good) for each in found.all] == [(0, True), (10, True), (20, None)]
+    assert [(each.step, each.good) for each in ring(9, (10, None), (10, True)).all] == [(10, True)]
 
 
 def test_one_that_is_known_to_be_bad_goes_before_one_that_may_become_good() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.utils.data import BatchSampler, IterableDataset, SequentialSampler
 
 from hpckit.errors import UsageError
 from hpckit.train.trainer import Trainer
@@ -115,17 +116,56 @@ def test_schedules_move_by_epoch_or_by_step(outside: None, how: str, moves: int)
     assert rate(trainer) == pytest.approx(0.01 * 0.5**moves)
 
 
-def test_a_plateau_sees_the_validation(outside: None) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 6},
+        {"epochs": 6, "schedule_every": "step"},
+        {"epochs": 3, "validate_every": 5},
+        {"epochs": 3, "validate_every": 5, "schedule_every": "step"},
+    ],
+)
+def test_a_plateau_sees_each_validation(outside: None, settings: dict[str, Any]) -> None:
     class Flat(Line):
-        epochs = 6
-
         def build(self) -> None:
             super().build()
             self.schedule = lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=1)
 
-    trainer = Flat()
+    trainer = Flat(settings)
     trainer.run()
+    # Six times the same: the first is the best, and every second one after it too many.
+    assert trainer.order.count("validate") == 6
     assert rate(trainer) == pytest.approx(0.01 * 0.1**2)
+
+
+class Numbers(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(data())
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loader_of_whatever_kind_is_made_and_shuffled_where_that_is_open(
+    outside: None, monkeypatch: pytest.MonkeyPatch, world_size: int
+) -> None:
+    trainer = Line()
+    monkeypatch.setattr(type(trainer.session), "world_size", world_size)
+    dataset = data()
+
+    def first(given: Any, **settings: Any) -> list[float]:
+        torch.manual_seed(0)
+        return [float(x[0, 0]) for x, _ in trainer.make_loader(given, **settings)]
+
+    plain = [float(x[0]) for x, _ in dataset]
+    by_eights = BatchSampler(SequentialSampler(dataset), 8, False)
+    assert first(Numbers(), batch_size=8) == plain[::8]
+    assert first(dataset, batch_sampler=by_eights) == plain[::8]
+    assert first(dataset, batch_size=8, sampler=SequentialSampler(dataset)) == plain[::8]
+    assert first(dataset, batch_size=8, shuffle=False) == plain[:: 8 * world_size]
+    shuffled = first(dataset, batch_size=1, sampler=None)
+    assert len(shuffled) == len(plain) // world_size
+    assert shuffled != plain[::world_size]
+    with pytest.raises(ValueError, match="shuffle"):
+        first(Numbers(), shuffle=True)
 
 
 def test_validation_every_so_many_steps_leaves_modules_as_they_were(outside: None) -> None:

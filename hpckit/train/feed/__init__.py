@@ -22,6 +22,7 @@ What is promised:
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -41,7 +42,6 @@ class Feed:
     """Hands out one loader's batches; one epoch at a time."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
-        self.loader = loader
         # (epoch, first, last + 1): batches that are left out. Read when an epoch begins.
         self.skip: list[Window] = []
         # Batches of this epoch behind us, left-out ones too: k + 1 once batch k is handed out.
@@ -53,6 +53,13 @@ class Feed:
         )
         self._windows: list[tuple[int, int]] = []
         self._opened = 0
+        # While it rests: the loader, if anybody else still has it.
+        self._owned: Callable[[], Any] = nobody
+
+    @property
+    def loader(self) -> Any:
+        """The user's own; None where it rests and its loader is gone."""
+        return self._owned() if self._source.theirs is None else self._source.theirs
 
     def epoch(self, number: int, start: int = 0, begun: dict[str, Any] | None = None) -> Batches:
         """The batches of this epoch from number `start` on.
@@ -136,6 +143,24 @@ class Feed:
         self.restart()
         self._source.close()
 
+    def rest(self) -> bool:
+        """Another loader's turn; whether this one may come again.
+
+        Meanwhile it is held no more than its owner holds it: of one that is made anew in every
+        epoch neither the data nor the workers stay.
+        """
+        if self._source.theirs is not None:
+            self.restart()
+            self._owned = held_by_others(self._source.theirs)
+            self._source.theirs = None
+        if self.loader is None:
+            self.close()
+        return self.loader is not None
+
+    def wake(self) -> None:
+        """Its loader's turn again."""
+        self._source.theirs = self.loader
+
 
 class Batches(Iterator[Any]):
     """One epoch of a feed."""
@@ -172,6 +197,21 @@ class Batches(Iterator[Any]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def held_by_others(loader: Any) -> Callable[[], Any]:
+    """Gives it as long as somebody else has it.
+
+    A list or a zip cannot be asked that: a feed that is made anew serves such a one as well.
+    """
+    try:
+        return weakref.ref(loader)
+    except TypeError:
+        return nobody
+
+
+def nobody() -> None:
+    """Nobody has it."""
 
 
 def outside_of(windows: list[tuple[int, int]]) -> Callable[[int], bool]:

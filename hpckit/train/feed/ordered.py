@@ -22,7 +22,8 @@ class Ordered:
     rewinds = True
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._theirs = loader
+        # None while another loader has its turn.
+        self.theirs: Any = loader
         automatic = loader.batch_sampler is not None
         self._sampler: Any = loader.batch_sampler if automatic else loader.sampler
         self._served = Served()
@@ -48,16 +49,16 @@ class Ordered:
         """What the sampler really gives, once it has been read to its end."""
         if self._order is not None and self._order.length is not None:
             return self._order.length
-        return promised(self._theirs)
+        return promised(self.theirs)
 
     def begun(self) -> dict[str, Any]:
-        return {"generators": generators.capture(self._theirs), "seed": self._seed}
+        return {"generators": generators.capture(self.theirs), "seed": self._seed}
 
     def put(self, between: dict[str, Any]) -> None:
         self._seed = between["seed"]
 
     def now(self) -> dict[str, Any]:
-        return {"generators": generators.capture(self._theirs)}
+        return {"generators": generators.capture(self.theirs)}
 
     def begin(
         self,
@@ -71,12 +72,12 @@ class Ordered:
         """The draws of the plain loop, in its order; then the workers start."""
         batches, seed = iter(self._sampler), begun["seed"]
         if seed is None:
-            seed = int(_draw_seed(self._theirs.generator))
+            seed = int(_draw_seed(self.theirs.generator))
             if self._inner.num_workers:
                 batches = iter(self._sampler)  # torch asks twice when it starts workers
         # Persistent workers get their seed once; that of every other epoch is drawn.
         self._seed = seed if self._inner.persistent_workers else None
-        order = Order(batches, promised=promised(self._theirs), name=f"{seed} {number}")
+        order = Order(batches, promised=promised(self.theirs), name=f"{seed} {number}")
         self._order = order
         if not new and start == (now := begun.get("now", {})).get("taken"):
             self._put_generators(now["generators"], order)
@@ -95,7 +96,7 @@ class Ordered:
         # A sampler that is still being read was ahead of the training by an unknown number.
         complete = order.length is not None
         generators.restore(
-            self._theirs,
+            self.theirs,
             {path: each for path, each in now.items() if complete or ".dataset" in path},
         )
 

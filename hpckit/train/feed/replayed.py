@@ -16,7 +16,8 @@ class Replayed:
     """Takes from the user's iterable itself."""
 
     def __init__(self, loader: Any) -> None:
-        self._theirs = loader
+        # None while another loader has its turn.
+        self.theirs: Any = loader
         self._has_state = all(
             callable(getattr(loader, name, None)) for name in ("state_dict", "load_state_dict")
         )
@@ -29,22 +30,22 @@ class Replayed:
 
     @property
     def length(self) -> int | None:
-        return promised(self._theirs)
+        return promised(self.theirs)
 
     def begun(self) -> dict[str, Any]:
         drawn = max(self._drawn, self._behind)
-        begun = {"generators": generators.capture(self._theirs), "drawn": drawn}
+        begun = {"generators": generators.capture(self.theirs), "drawn": drawn}
         # Before its first epoch a StatefulDataLoader would have to start its workers to answer.
-        return begun if isinstance(self._theirs, DataLoader) else begun | self.now()
+        return begun if isinstance(self.theirs, DataLoader) else begun | self.now()
 
     def put(self, between: dict[str, Any]) -> None:
         # What another process has drawn from it is to be drawn once more.
         self._behind = between["drawn"]
         if "loader" in between:
-            self._theirs.load_state_dict(between["loader"])
+            self.theirs.load_state_dict(between["loader"])
 
     def now(self) -> dict[str, Any]:
-        return {"loader": self._theirs.state_dict()} if self._has_state else {}
+        return {"loader": self.theirs.state_dict()} if self._has_state else {}
 
     def begin(
         self,
@@ -58,7 +59,7 @@ class Replayed:
         self._wanted = wanted
         self._next = start
         behind = start if new or not self._load(start, begun) else 0
-        self._batches = iter(self._theirs)
+        self._batches = iter(self.theirs)
         if not self.rewinds:
             # It may stand further on already, and cannot go back.
             self._next = max(start, self._drawn - begun["drawn"])
@@ -73,7 +74,7 @@ class Replayed:
         at_start = now.get("taken") == start and "loader" in now
         state = now if at_start else begun
         if self._has_state and "loader" in state:
-            self._theirs.load_state_dict(state["loader"])
+            self.theirs.load_state_dict(state["loader"])
         return at_start and self._has_state
 
     def _take(self) -> Any:
@@ -92,7 +93,7 @@ class Replayed:
 
     def drop(self) -> None:
         batches, self._batches = self._batches, None
-        if not getattr(self._theirs, "persistent_workers", False):
+        if not getattr(self.theirs, "persistent_workers", False):
             stop(batches)
 
     def close(self) -> None:
