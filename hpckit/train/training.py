@@ -183,8 +183,10 @@ class Training:
         values, place = (
             mapped(own[name], lambda each: each.clone()) for name in ("values", "place")
         )
+        there = dict(self.values)
         self.values.clear()
-        self.values.update(unpacked(values))
+        for name, value in unpacked(values).items():
+            self.values[name] = beside(value, there.get(name))
         self.best_values.load_state_dict(own["best"])
         self.place = Place.of(place)
         random_states.restore(own["random"])
@@ -202,3 +204,10 @@ class Training:
         else:
             self.stepper.load_state_dict(own["stepper"])
             self._kept.bad_steps = list(own["bad_steps"])
+
+
+def beside(value: Any, there: Any) -> Any:
+    """A tensor that comes back, on the device where the program has its own."""
+    if isinstance(value, torch.Tensor) and isinstance(there, torch.Tensor):
+        return value.to(there.device)
+    return value

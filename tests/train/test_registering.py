@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 
 from hpckit.checkpoint import manifest
 from hpckit.errors import UsageError
+from hpckit.train.training import beside
 from hpckit.train.tree import CannotSave
 from tests.train.conftest import assert_same
 from tests.train.inside import Ended, Lives, Training, ends_at, patient, said, straight, strike
@@ -286,3 +287,10 @@ def test_a_run_whose_optimizer_has_no_rate_goes_back_and_no_rate_is_changed(
     assert any("back to step 20" in line for line in lines), lines
     assert_same(weights[20][0], weights[20][1])
     assert training.optimizer.param_groups[0]["lr"] is None
+
+
+def test_a_tensor_of_ones_own_comes_back_to_its_device() -> None:
+    there = torch.zeros(3, device="meta")
+    assert beside(torch.ones(3), there).device == there.device
+    assert beside(torch.ones(3), None).tolist() == [1, 1, 1]
+    assert beside(2, there) == 2
