@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hpckit.integrations.huggingface import HpckitCallback
+from tests.integrations.alone import as_program
 
 
 class Points(Dataset[dict[str, torch.Tensor]]):
@@ -125,14 +124,4 @@ def steps_of(trainer: Trainer) -> int:
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    settings = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-    trainer, module = train(out.parent, callback=HpckitCallback(), **settings)
-    torch.save(
-        {
-            "weights": module.state_dict(),
-            "losses": module.losses,
-            "step": steps_of(trainer),
-        },
-        out,
-    )
+    as_program(train, steps_of, HpckitCallback())

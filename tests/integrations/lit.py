@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hpckit.integrations.lightning import HpckitCallback
+from tests.integrations.alone import as_program
 
 warnings.filterwarnings("ignore")
 
@@ -162,14 +161,4 @@ def steps_of(trainer: pl.Trainer) -> int:
 
 
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    settings = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-    trainer, module = train(out.parent, callback=HpckitCallback(), **settings)
-    torch.save(
-        {
-            "weights": module.state_dict(),
-            "losses": module.losses,
-            "step": steps_of(trainer),
-        },
-        out,
-    )
+    as_program(train, steps_of, HpckitCallback())
