@@ -5,6 +5,7 @@ The saved state would bring back what was given then, unseen.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -105,8 +106,10 @@ def follow_schedule(name: str, schedule: Any, before: Any, now: Any, tell: Tell)
     if closed is None and hasattr(schedule, "_schedule_phases"):
         closed = schedule.get_lr
     if closed is not None:
-        rates = closed()
-        set_rates(schedule.optimizer, rates)
+        with warnings.catch_warnings():
+            # Outside of a step torch wants to be asked for the last rate, which is another's.
+            warnings.simplefilter("ignore")
+            set_rates(schedule.optimizer, closed())
         schedule._last_lr = [group["lr"] for group in schedule.optimizer.param_groups]
     key = changed[0]
     told = f"{key} of {name}: the script says {now[key]} now, {before[key]} when it was saved"
