@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Mapping
+from itertools import chain, count
 from typing import Any
 
 from hpckit.checkpoint.manifest import Checkpoint
@@ -97,8 +98,9 @@ class Between(Training):
         self._facts = {}
         incidents = stepper.end()
         if self._late_scaler is not None:
-            number = len([name for name in self.registry.things if name.startswith("scaler")])
-            self.registry.add(f"scaler_{number + 1}" if number else "scaler", self._late_scaler)
+            names_for_it = chain(["scaler"], (f"scaler_{number}" for number in count(2)))
+            free = next(name for name in names_for_it if name not in self.registry.things)
+            self.registry.add(free, self._late_scaler)
             self._late_scaler = None
         keeper = self._kept
         for step, healthy in stepper.judged:

@@ -165,7 +165,7 @@ class Saver:
     def _works_again(self, task: Task) -> None:
         if self._trouble is not None:
             self.tell(f"checkpoints can be written again: step {task.snapshot.step}")
-        self.failed_at = self._trouble = None
+        self.failed_at = self._trouble = self.unsaved = None
 
     def _afterwards(self, made: Checkpoint) -> None:
         """It is there, and whole: whatever fails from here on does it no harm."""

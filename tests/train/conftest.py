@@ -27,6 +27,18 @@ def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
     yield from lives(tmp_path / "run", monkeypatch)
 
 
+@pytest.fixture
+def rarely(life: Lives) -> None:
+    """No state is for the disk in between."""
+    life.spec["checkpoint"] = {"every": "1000 steps", "confirm_steps": 10}
+
+
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine in which no second copy of the state has room."""
+    monkeypatch.setattr("hpckit.train.keeper.how_many_fit", lambda *args: 0)
+
+
 def small_model() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 

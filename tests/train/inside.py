@@ -24,6 +24,8 @@ from tests.train.bare import bare_run, environment
 
 # Ten batches of a few numbers: an epoch costs some milliseconds.
 BATCHES = 10
+# What comes back of a snapshot of step 20 when 35 strikes: confirmed, and before the onset.
+STRUCK, ONSET, BACK = 35, 25, 20
 
 
 class Lives:

@@ -12,16 +12,9 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from hpckit.train.clip import Clip
-from tests.train.inside import Lives, Training, said, strike
+from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, said, strike
 
-# What comes back of a snapshot of step 20 when 35 strikes: confirmed, and before the onset.
-STRUCK, ONSET, BACK = 35, 25, 20
-
-
-@pytest.fixture(autouse=True)
-def rarely(life: Lives) -> None:
-    """No state is for the disk in between."""
-    life.spec["checkpoint"] = {"every": "1000 steps", "confirm_steps": 10}
+pytestmark = pytest.mark.usefixtures("rarely")
 
 
 def test_the_clip_that_was_none_begins_at_twice_the_usual_norm_and_is_tightened(

@@ -10,22 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hpckit.train.healing import Stopped
-from tests.train.inside import Lives, Training, said, strike
+from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, said, strike
 
-# What comes back of a snapshot of step 20 when 35 strikes: confirmed, and before the onset.
-STRUCK, ONSET, BACK = 35, 25, 20
-
-
-@pytest.fixture(autouse=True)
-def rarely(life: Lives) -> None:
-    """No state is for the disk in between."""
-    life.spec["checkpoint"] = {"every": "1000 steps", "confirm_steps": 10}
-
-
-@pytest.fixture
-def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine in which no second copy of the state has room."""
-    monkeypatch.setattr("hpckit.train.keeper.how_many_fit", lambda *args: 0)
+pytestmark = pytest.mark.usefixtures("rarely")
 
 
 def test_the_same_growth_in_the_same_parameter_stops_the_run_with_code_3(
@@ -164,3 +151,19 @@ def test_steps_that_were_held_back_do_not_confirm(life: Lives) -> None:
     assert goods[32][20] is True
     assert goods[39][30] is None
     assert goods[40][30] is True
+
+
+def test_a_state_of_before_another_group_of_parameters_is_no_target(
+    life: Lives, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = life.begin()
+    training = Training(run, schedule=None)
+    strike(run, STRUCK, onset=ONSET)
+
+    def each(step: int) -> None:
+        if step == 22:
+            training.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+
+    with pytest.raises(Stopped, match="no good state to go back to"):
+        training.go(each=each)
+    assert any("is passed over: the checkpoint does not fit" in line for line in said(capsys))

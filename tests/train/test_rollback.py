@@ -15,22 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from tests.train.conftest import assert_same
-from tests.train.inside import Lives, Training, data, said, strike
+from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, data, said, strike
 
-# What comes back of a snapshot of step 20 when 35 strikes: confirmed, and before the onset.
-STRUCK, ONSET, BACK = 35, 25, 20
-
-
-@pytest.fixture(autouse=True)
-def rarely(life: Lives) -> None:
-    """No state is for the disk in between."""
-    life.spec["checkpoint"] = {"every": "1000 steps", "confirm_steps": 10}
-
-
-@pytest.fixture
-def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine in which no second copy of the state has room."""
-    monkeypatch.setattr("hpckit.train.keeper.how_many_fit", lambda *args: 0)
+pytestmark = pytest.mark.usefixtures("rarely")
 
 
 class Gan:

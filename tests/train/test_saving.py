@@ -445,3 +445,21 @@ def test_every_file_is_on_the_disk_before_the_manifest(life: Lives) -> None:
     life.monkeypatch.setattr(manifest, "write", concluded)
     Training(life.begin(checkpoint={"every": "10 steps"}), epochs=2).go()
     assert len(life.wait().all()) >= 2
+
+
+def test_an_end_that_is_written_after_all_is_not_said_to_be_lost(life: Lives) -> None:
+    run = life.begin(checkpoint={"every": "1000 steps"})
+    training = Training(run, epochs=1)
+    write, broken = writing._written, [True]
+
+    def full(path: Path, part: Any) -> Any:
+        if broken[0] and "00000010" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, part)
+
+    life.monkeypatch.setattr(writing, "_written", full)
+    training.go()
+    assert [each.data["step"] for each in life.events("unsaved")] == [10]
+    broken[0] = False
+    training.go()
+    assert [each.data["step"] for each in life.events("unsaved")] == [10]
