@@ -79,14 +79,25 @@ def train_inside(training: Training, heal: Mapping[str, Any]) -> Outcome:
 
 
 class Held(Sink):
-    """Counts the updates that were held back one by one, as the rivals' are."""
+    """Counts updates that were held back one by one, as the rivals' are, and those undone."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
+        # Steps that were applied, of the present branch.
+        self.applied: list[int] = []
+        self.last = -1
 
     def write(self, reading: Reading) -> None:
         gates = [value for name, value in reading.values.items() if name.startswith(f"{GATED}/")]
-        self.outcome.skipped += sum(gate > 0 for gate in gates)
+        held = sum(gate > 0 for gate in gates)
+        self.outcome.skipped += held
+        if reading.step <= self.last:
+            kept = [step for step in self.applied if step < reading.step]
+            self.outcome.undone.append(len(self.applied) - len(kept))
+            self.applied = kept
+        self.last = reading.step
+        if not held:
+            self.applied.append(reading.step)
 
 
 def _loop(session: Any, training: Training, outcome: Outcome) -> None:

@@ -133,6 +133,8 @@ def rescued_in_all(kinds: dict[str, Found]) -> str:
         if far:
             near = sum(steps <= 150 for steps in far)
             said += f", {len(far)} rollbacks, {near} of at most 150 steps"
+            undone = [steps for outcome, _ in pairs for steps in outcome.undone]
+            said += f" ({sum(steps <= 150 for steps in undone)} undo no more updates than that)"
         lines.append(said)
     return "\n".join(lines)
 

@@ -31,6 +31,8 @@ class Outcome:
     skipped: int = 0
     # Of hpckit: the steps that each rollback cost, what was seen, and why it stopped, if it did.
     replayed: list[int] = field(default_factory=list)
+    # Of these, updates that had been applied.
+    undone: list[int] = field(default_factory=list)
     incidents: list[str] = field(default_factory=list)
     stopped: str = ""
 

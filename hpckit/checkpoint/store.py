@@ -35,8 +35,7 @@ class Store:
 
     def on_branch(self) -> list[Checkpoint]:
         """Those that count, oldest first: what the run as it goes now may go on from."""
-        begun = self.begun()
-        return [found for found in self.all() if counts(found.step, found.segment, begun)]
+        return self.parted()[0]
 
     def begun(self) -> list[Start]:
         """Where the segments of the run took up; what a late one says of itself is left out."""
@@ -44,9 +43,16 @@ class Store:
 
     def off_branch(self) -> list[Checkpoint]:
         """Those that do not count any more: given up in a rollback, or written by a late one."""
-        on = {found.name for found in self.on_branch()}
-        late = [found for found in self.all() if found.name not in on]
-        return sorted([*late, *self._read(ABANDONED)], key=lambda found: found.order)
+        return self.parted()[1]
+
+    def parted(self) -> tuple[list[Checkpoint], list[Checkpoint]]:
+        """Those that count, and those that do not any more; both oldest first."""
+        on: list[Checkpoint] = []
+        off = self._read(ABANDONED)
+        begun = self.begun()
+        for found in self.all():
+            (on if counts(found.step, found.segment, begun) else off).append(found)
+        return on, sorted(off, key=lambda found: found.order)
 
     def incomplete(self) -> list[Path]:
         """Folders that are no checkpoint: being written, or left by who died while writing."""

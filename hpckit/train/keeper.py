@@ -16,6 +16,7 @@ from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.names import Segment, folder_name
 from hpckit.checkpoint.search import Search
 from hpckit.checkpoint.store import Store, further
+from hpckit.heal.policy import BETWEEN_GOOD
 from hpckit.spec.parts import Checkpoint as Settings
 from hpckit.train.saving import PAUSE_S, Saver
 from hpckit.train.snapshots import (
@@ -30,7 +31,7 @@ from hpckit.train.writing import SHARDED, STATE, Task, Writer
 
 # Steps between two snapshots in memory; with 100 steps to confirm one, and none held back, at most
 # 125 are replayed. Where few fit, so that most of them would wait to be confirmed: twice as many.
-MEMORY_EVERY = 25
+MEMORY_EVERY = BETWEEN_GOOD
 FEW = 8
 # A save that is due for so long, while one is being written, is told.
 SLOW_S = 60.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 # Steps whose batches are known again after an incident.
@@ -30,7 +30,7 @@ class Place:
     stopped: bool = False
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"begun": self.begun}
+        return dict(vars(self))
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Place:

@@ -197,8 +197,7 @@ class Saver:
     def _retain(self, step: int) -> int:
         """Delete what is not needed any more; how many that were."""
         try:
-            on, off = self.writer.store.on_branch(), self.writer.store.off_branch()
-            going = retention.to_delete(on, off, self.rules, step)
+            going = retention.to_delete(*self.writer.store.parted(), self.rules, step)
             return sum(retention.delete(each) for each in going)
         except OSError as error:
             self._tell_trouble(str(error), f"old checkpoints could not be looked at: {error}")

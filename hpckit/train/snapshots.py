@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from hpckit.train.registry import local_part
 from hpckit.train.tree import mapped, tensors_of
@@ -143,20 +144,27 @@ class Taker:
 
 def _replaced(tree: Any, by: Callable[[Tensor], Any]) -> tuple[Any, list[Tensor]]:
     """The containers with each tensor replaced, and the tensors; a tied one once."""
-    known: dict[tuple[Any, ...], Any] = {}
+    known: dict[int, list[tuple[Tensor, Any]]] = {}
     live: list[Tensor] = []
 
     def replaced(tensor: Tensor) -> Any:
         tensor = _plain(tensor)
-        # Tied weights are one tensor with two names; what is empty lies nowhere.
         place = tensor.data_ptr()
-        key = (place, tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
-        if not place or key not in known:
-            live.append(tensor)
-            known[key] = by(tensor)
-        return known[key]
+        there = known.setdefault(place, [])
+        for other, made in there:
+            # Tied weights are one tensor with two names; what is empty lies nowhere.
+            if place and _is_same(other, tensor):
+                return made
+        live.append(tensor)
+        there.append((tensor, by(tensor)))
+        return there[-1][1]
 
     return mapped(tree, replaced), live
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two at one address are one: views of one may lie there, too."""
+    return _fits(one, other) and one.stride() == other.stride() and one.device == other.device
 
 
 def live_tensors(state: dict[str, Any], own: dict[str, Any]) -> list[Tensor]:
@@ -165,8 +173,8 @@ def live_tensors(state: dict[str, Any], own: dict[str, Any]) -> list[Tensor]:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    found = local_part(tensor).detach()
-    return found.to_dense() if found.is_sparse else found
+    found = tensor if type(tensor) in (Tensor, Parameter) else local_part(tensor)
+    return found.detach().to_dense() if found.is_sparse else found
 
 
 def first_bad(tensors: Mapping[str, Tensor], but: Collection[str] = ()) -> str | None:

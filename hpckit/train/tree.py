@@ -15,7 +15,7 @@ from torch import Tensor
 from hpckit.errors import UsageError
 
 ARRAY = "__numpy_array__"
-PLAIN = (bool, int, float, str, bytes, type(None))
+PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
 # Containers that come back as what they were, and what the rest comes back as.
 EXACT = (dict, OrderedDict, list, tuple, set)
 BECOMES: tuple[tuple[type, type], ...] = (
@@ -50,16 +50,7 @@ def mapped(tree: Any, tensor: Callable[[Tensor], Any], *, exact: bool = False) -
         return tensor(tree)
     if exact and kind not in EXACT:
         _refuse_changed(tree)
-    if isinstance(tree, (dict, Mapping)):
-        made = OrderedDict() if isinstance(tree, OrderedDict) else {}
-        for key, value in tree.items():
-            plain = key if type(key) is str else _key(key)
-            # Where it is costs nothing unless somebody has to be told.
-            try:
-                made[plain] = mapped(value, tensor, exact=exact)
-            except CannotSave as error:
-                raise error.inside(f".{key}") from None
-        return made
+    # Lists first: to ask whether something is a Mapping takes longer than all the rest.
     if isinstance(tree, (list, tuple, deque)):
         found = []
         for value in tree:
@@ -68,6 +59,16 @@ def mapped(tree: Any, tensor: Callable[[Tensor], Any], *, exact: bool = False) -
             except CannotSave as error:
                 raise error.inside(f"[{len(found)}]") from None
         return tuple(found) if isinstance(tree, tuple) else found
+    if isinstance(tree, (dict, Mapping)):
+        made = OrderedDict() if isinstance(tree, OrderedDict) else {}
+        for key, value in tree.items():
+            plain = key if type(key) is str else _key(key)
+            # Where it is costs nothing unless somebody has to be told.
+            try:
+                made[plain] = value if type(value) in PLAIN else mapped(value, tensor, exact=exact)
+            except CannotSave as error:
+                raise error.inside(f".{key}") from None
+        return made
     if isinstance(tree, (set, frozenset)):
         return {mapped(each, tensor, exact=exact) for each in tree}
     return _of_numpy(tree, tensor, exact)

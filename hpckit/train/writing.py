@@ -1,7 +1,7 @@
 """The files of one checkpoint: each rank writes its own and then its word on them.
 
-Rank 0 waits for all words and writes the manifest, which makes the folder a checkpoint. Whoever
-dies before that leaves a folder that nobody takes for one.
+Rank 0 waits for the others' words and writes the manifest, which makes the folder a checkpoint.
+Whoever dies before that leaves a folder that nobody takes for one.
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ class Writer:
             if self.rank == 0:
                 files |= _measured(folder / SHARDED, folder)
                 fsync_folder(folder / SHARDED)
-        Word(files=files, finite=bad is None, bad=bad).write(folder, self.rank)
-        return self._concluded(task, folder) if self.rank == 0 else None
+        word = Word(files=files, finite=bad is None, bad=bad)
+        if self.rank == 0:
+            return self._concluded(task, folder, word)
+        word.write(folder, self.rank)
+        return None
 
-    def _concluded(self, task: Task, folder: Path) -> Checkpoint:
+    def _concluded(self, task: Task, folder: Path, own: Word) -> Checkpoint:
         """Rank 0's last word: from here on it is a checkpoint."""
-        words = self._words(folder)
+        words = [own, *self._others(folder)]
         files = {name: each for word in words for name, each in word.files.items()}
         bad = next((word.bad for word in words if not word.finite), None)
         tensors = tensors_of({k: v["state"] for k, v in task.snapshot.state["items"].items()})
@@ -119,20 +122,21 @@ class Writer:
         fsync_folder(self.store.folder)
         return dataclasses.replace(made, confirmed_at=made.step) if task.good else made
 
-    def _words(self, folder: Path) -> list[Word]:
+    def _others(self, folder: Path) -> list[Word]:
+        """What the other ranks say of theirs."""
         until = time.monotonic() + WORDS_S
         while True:
-            words = [Word.read(folder, rank) for rank in range(self.world_size)]
-            there = [word for word in words if word is not None]
-            for rank, word in enumerate(words):
+            words = {rank: Word.read(folder, rank) for rank in range(1, self.world_size)}
+            there = [word for word in words.values() if word is not None]
+            for rank, word in words.items():
                 if word is not None and word.failed is not None:
                     raise OSError(errno.EIO, f"rank {rank}: {word.failed}", str(folder))
-            if len(there) == self.world_size:
+            if len(there) == len(words):
                 return there
             if not threading.main_thread().is_alive():
                 until = min(until, time.monotonic() + ENDING_S)
             if time.monotonic() > until:
-                missing = ", ".join(str(i) for i, word in enumerate(words) if word is None)
+                missing = ", ".join(str(rank) for rank, word in words.items() if word is None)
                 raise OSError(errno.ETIMEDOUT, f"no word from rank {missing}", str(folder))
             time.sleep(LOOK_S)
 
@@ -162,6 +166,7 @@ class Writer:
                 (folder / name).unlink()
         if self.rank == 0:
             shutil.rmtree(folder / SHARDED, ignore_errors=True)
+            return
         with contextlib.suppress(OSError):
             # Rank 0 need not wait for files that will not come.
             Word(files={}, finite=False, failed=why).write(folder, self.rank)

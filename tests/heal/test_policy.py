@@ -307,6 +307,42 @@ def test_each_restart_that_comes_no_further_goes_one_state_further_back() -> Non
     assert [plan.back for plan in plans] == [0, 1, 2, 0]
 
 
+# Where trouble shows at step 8123, and is said to have begun; before which a state is wanted.
+NEAR = [
+    ("with a jump", 8123, {}, 8123),
+    ("a little earlier", 8050, {}, 8050),
+    ("as far back as any good state lies", 7998, {}, 7998),
+    ("farther: most of that has done no harm", 7000, {}, 7998),
+    ("farther than slow proofs", 7000, {"confirm_steps": 500}, 7598),
+]
+
+
+@pytest.mark.parametrize(
+    ("onset", "rules", "before"), [case[1:] for case in NEAR], ids=[case[0] for case in NEAR]
+)
+def test_a_first_restart_does_not_replay_a_long_growth(
+    onset: int, rules: dict[str, int], before: int
+) -> None:
+    assert decide(other("explosion", onset=onset), [], Rules(**rules)).before == before
+
+
+def test_trouble_that_comes_back_at_once_leads_to_before_the_oldest_onset() -> None:
+    long_ago = [other("explosion", 8123, onset=7000), other("loss_lost", 8110, onset=8100)]
+    plans, history = answered([*long_ago, other("explosion", 8150)], Rules())
+    assert [(plan.before, plan.back) for plan in plans] == [(7998, 0), (7000, 1), (7000, 2)]
+    # One that came well past them has nothing to do with where those began.
+    history = [past(each, healthy=500) for each in long_ago]
+    plan = decide(other("explosion", 9000, onset=8990), history, Rules())
+    assert (plan.before, plan.back) == (8990, 0)
+
+
+def test_only_troubles_that_came_back_one_after_the_other_lead_back_together() -> None:
+    first = past(other("explosion", 8123, onset=7000), healthy=500)
+    second = past(other("explosion", 8900, onset=8890), healthy=50)
+    plan = decide(other("explosion", 8905, onset=8901), [first, second], Rules())
+    assert (plan.before, plan.back) == (8890, 1)
+
+
 def test_another_trouble_does_not_send_it_further_back() -> None:
     assert decide(other("scores_nan"), [past(other("loss_lost"))], Rules()).back == 0
 

@@ -260,12 +260,11 @@ def test_with_two_saves_on_their_way_a_third_waits(life: Lives) -> None:
 def test_nobody_waits_for_a_rank_when_another_ones_files_will_not_come(life: Lives) -> None:
     folder = life.folder / "checkpoints" / "step-00000010.a1-l1"
     folder.mkdir(parents=True)
-    Word(files={}).write(folder, 0)
     # Of rank 2 there is no word at all.
     Word(files={}, finite=False, failed="No space left on device").write(folder, 1)
     life.monkeypatch.setattr(writing, "WORDS_S", 2.0)
     with pytest.raises(OSError, match="rank 1: No space left on device"):
-        Writer(store=life.store, rank=0, world_size=3)._words(folder)
+        Writer(store=life.store, rank=0, world_size=3)._others(folder)
 
 
 def test_nothing_half_written_counts(life: Lives) -> None:

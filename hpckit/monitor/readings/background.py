@@ -23,9 +23,10 @@ EVERY_S = 1.0
 MOST = 20_000
 # A training that ends does not wait longer for its last words to arrive.
 PATIENCE_S = 20.0
-# After so many readings the thread lets go of the interpreter for a moment: whoever waits for it
-# would otherwise get it only after 5 ms, at each call into torch anew.
-CHUNK = 32
+# After so long the thread lets go of the interpreter for a moment: whoever waits for it would
+# otherwise get it only after 5 ms, at each call into torch anew. Not more often: that he has to
+# wait costs him more than for how long.
+HELD_S = 0.001
 BREATH_S = 0.0002
 
 
@@ -134,9 +135,11 @@ def tell(words: str) -> None:
         print(f"hpckit: {words}", file=sys.stderr, flush=True)
 
 
-def breathing(items: Iterable[T], every: int = CHUNK) -> Iterator[T]:
+def breathing(items: Iterable[T]) -> Iterator[T]:
     """Each in turn, with a breath now and then in which the training gets the interpreter."""
-    for number, each in enumerate(items, start=1):
+    began = time.perf_counter()
+    for each in items:
         yield each
-        if number % every == 0:
+        if time.perf_counter() - began > HELD_S:
             time.sleep(BREATH_S)
+            began = time.perf_counter()

@@ -38,31 +38,32 @@ def _reading(reading: Reading) -> str:
     parts = [f'"step":{int(reading.step)}']
     if reading.time is not None:
         parts.append(f'"time":{reading.time:.3f}')
-    parts += [_pair(name, value) for name, value in reading.values.items()]
+    if reading.values:
+        parts.append(_numbers(reading.values, RESERVED))
     if reading.parameters:
-        inner = ",".join(f"{_key(o)}:{_flat(norms)}" for o, norms in reading.parameters.items())
+        each = reading.parameters.items()
+        inner = ",".join(f"{json.dumps(o)}:{{{_numbers(norms)}}}" for o, norms in each)
         parts.append(f'"{PARAMETERS}":{{{inner}}}')
     return "{" + ",".join(parts) + "}"
 
 
-def _flat(values: Mapping[str, float]) -> str:
-    return "{" + ",".join(_number_of(name, value) for name, value in values.items()) + "}"
+def _numbers(values: Mapping[str, float], reserved: tuple[str, ...] = ()) -> str:
+    """Names and numbers, all in one go: meanwhile the training waits for the interpreter."""
+    numbers = tuple(values.values())
+    total = sum(numbers)
+    # False where an infinity or a NaN is among them, or the sum alone is too large.
+    if total - total == 0:
+        return _form(tuple(values), reserved) % numbers
+    return ",".join(
+        _form((name,), reserved, "%.7g" if value - value == 0 else '"%.7g"') % value
+        for name, value in values.items()
+    )
 
 
-def _pair(name: str, value: float) -> str:
-    return _number_of(f"train/{name}" if name in RESERVED else name, value)
-
-
-def _number_of(name: str, value: float) -> str:
-    # False for infinities and NaN.
-    if value - value == 0:
-        return f"{_key(name)}:{value:.7g}"
-    return f'{_key(name)}:"{value:.7g}"'
-
-
-@functools.lru_cache(maxsize=100_000)
-def _key(name: str) -> str:
-    return json.dumps(name)
+@functools.lru_cache(maxsize=1000)
+def _form(names: tuple[str, ...], reserved: tuple[str, ...], number: str = "%.7g") -> str:
+    plain = (f"train/{name}" if name in reserved else name for name in names)
+    return ",".join(f"{json.dumps(name)}:".replace("%", "%%") + number for name in plain)
 
 
 def whole_lines(data: bytes) -> list[bytes]:

@@ -24,8 +24,6 @@ from hpckit.monitor.readings.appender import Appender
 from hpckit.monitor.readings.background import Background, Item, breathing, tell
 from hpckit.monitor.readings.chosen import Chosen
 
-# An event takes a tenth of a millisecond: its checksum is made in Python.
-EVENTS = 4
 # What is there for the health rules, and is no curve to look at.
 NO_CURVES = ("data/batch", "data/expected", "data/size", "device/", "schedule/", "lr_planned/")
 
@@ -46,7 +44,7 @@ class TensorBoardSink(Background):
         super().__init__()
 
     def consume(self, batch: list[Item]) -> None:
-        for item in breathing(batch, EVENTS):
+        for item in breathing(batch):
             if isinstance(item, Incident):
                 self._texts = self._texts or EventFile(self.folder / "incidents")
                 self._texts.text(item)

@@ -18,9 +18,6 @@ GATED = re.compile(rb'"grad/gated/[^"]*":(?!0[,}])')
 NORM = re.compile(rb'"(grad/norm/[^"]*)":("?[^,}]*)')
 LOSS = re.compile(rb'"(train/loss[^"]*)":("?[^,}]*)')
 
-# A line is looked at in a few microseconds.
-LINES = 100
-
 Values = list[tuple[bytes, float]]
 
 
@@ -28,8 +25,8 @@ def thinned(lines: Sequence[bytes], *, most_odd: int) -> list[bytes]:
     """Half of the lines, in their order, and up to `most_odd` that are out of the ordinary."""
     kept = set(_odd(lines, most_odd))
     rest = [number for number in range(len(lines)) if number not in kept]
-    deviations = _deviations([_values(line) for line in breathing((lines[n] for n in rest), LINES)])
-    for begin in breathing(range(0, len(rest), 4), LINES):
+    deviations = _deviations([_values(line) for line in breathing(lines[n] for n in rest)])
+    for begin in breathing(range(0, len(rest), 4)):
         four = range(begin, min(begin + 4, len(rest)))
         largest = max(four, key=lambda number: max(deviations[number]))
         others = [number for number in four if number != largest]
@@ -42,7 +39,7 @@ def thinned(lines: Sequence[bytes], *, most_odd: int) -> list[bytes]:
 def _odd(lines: Sequence[bytes], most: int) -> list[int]:
     """The rows that stay anyway; every second one of them when they are too many."""
     found, last = [], -1
-    for number, line in enumerate(breathing(lines, LINES)):
+    for number, line in enumerate(breathing(lines)):
         step = step_of(line)
         # Where the run went back; of the first line nobody here knows.
         is_back = step is not None and (step < last or last < 0)

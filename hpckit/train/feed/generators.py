@@ -37,12 +37,13 @@ def set_epoch(loader: Any, number: int) -> None:
 
 def find(loader: Any) -> dict[str, Any]:
     """The generators among the attributes of the loader's parts, by their paths."""
+    kinds = _kinds()
     return {
         f"{path}.{name}": value
         for path, part in parts(loader)
         for name, value in getattr(part, "__dict__", {}).items()
         # That of the system has no state.
-        if isinstance(value, _kinds()) and not isinstance(value, random.SystemRandom)
+        if isinstance(value, kinds) and not isinstance(value, random.SystemRandom)
     }
 
 
