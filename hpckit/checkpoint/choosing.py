@@ -44,7 +44,7 @@ def _meant(store: Store, step: int | None, good: bool, best: bool) -> list[Check
     found = store.on_branch()
     if step is not None:
         off = [each for each in store.all() if each not in found]
-        return [each for each in [*found, *off] if each.step == step][:1]
+        return [each for each in [*reversed(found), *reversed(off)] if each.step == step][:1]
     if good:
         return [each for each in reversed(found) if each.is_good]
     if best:

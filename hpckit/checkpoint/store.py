@@ -15,6 +15,8 @@ from hpckit.checkpoint.search import Search
 from hpckit.ledger import Ledger
 
 FOLDER = "checkpoints"
+# So many further back is the oldest there is.
+OLDEST = 1 << 30
 Tell = Callable[[str], None]
 
 
@@ -35,18 +37,18 @@ class Store:
 
     def on_branch(self) -> list[Checkpoint]:
         """Those that count, oldest first: what the run as it goes now may go on from."""
-        return self.parted()[0]
+        begun = self.begun()
+        return [found for found in self.all() if counts(found.step, found.segment, begun)]
 
     def begun(self) -> list[Start]:
         """Where the segments of the run took up; what a late one says of itself is left out."""
         return starts(believed(Ledger(self.ledger_folder).events()))
 
-    def off_branch(self) -> list[Checkpoint]:
-        """Those that do not count any more: given up in a rollback, or written by a late one."""
-        return self.parted()[1]
-
     def parted(self) -> tuple[list[Checkpoint], list[Checkpoint]]:
-        """Those that count, and those that do not any more; both oldest first."""
+        """Those that count, and those given up in a rollback or written by a late one.
+
+        Both oldest first.
+        """
         on: list[Checkpoint] = []
         off = self._read(ABANDONED)
         begun = self.begun()

@@ -17,7 +17,7 @@ class Past:
     plan: Plan
     # Where the run went on from.
     step: int
-    # Healthy steps since then, up to the next incident that was acted on, or to now.
+    # Healthy steps past that and the incident, up to the next one that was acted on, or to now.
     healthy: int
     # By optimizer: the gradient norm that was usual then.
     usual: Mapping[str, float] = field(default_factory=dict)

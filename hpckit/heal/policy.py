@@ -11,10 +11,10 @@ Earlier than that it is stopped where two restarts with tightened clip or learni
 same growth in the same parameter again: that is in the model, see hpckit.heal.diagnosis.
 
 A state from before the trouble's onset is wanted. But a growth that began long ago has done little
-for most of its time, and to replay it all is dear: the first restart looks back no farther than
-the newest good state lies anyhow. Should the trouble come back before the run is `confirm_steps`
-past the former incident, what it went back to may already have been damaged: then the oldest onset
-counts, and one good state further back than the one before.
+for most of its time, and to replay it all is dear: the first restart takes it to have begun no
+more than `NEAR` steps ago. Should the trouble come back before the run is `confirm_steps` past the
+former incident, what it went back to may already have been damaged: then the oldest onset counts,
+and one good state further back than the one before.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ ALONE = "optimizer"
 # So many healthy steps, or so many times what confirms a checkpoint, are progress.
 REFILL_STEPS = 1000
 REFILL_TIMES = 10
-# Beside the steps that confirm it, how far from one good state to the next in memory.
-BETWEEN_GOOD = 25
+# With a state in memory every 25 steps a first restart replays 150 at most, if one of them is good.
+NEAR = 125
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def _restart(incident: Incident, spent: Sequence[Past], remedy: Remedy, rules: R
         changes=dict(remedy.change or {}),
         of=_whose(incident, remedy, rules),
         skip_batches=remedy.skip_batches or 0,
-        before=_before(incident, spent[len(spent) - back :], rules),
+        before=_before(incident, spent[len(spent) - back :]),
         back=back,
     )
 
@@ -176,11 +176,11 @@ def _whose(incident: Incident, remedy: Remedy, rules: Rules) -> tuple[str, ...] 
     return (rules.registered(str(remedy.of)),)
 
 
-def _before(incident: Incident, repeated: Sequence[Past], rules: Rules) -> int:
+def _before(incident: Incident, repeated: Sequence[Past]) -> int:
     """A state of a later step than this may be damaged."""
     if repeated:
         return min(_onset(each) for each in (*(past.incident for past in repeated), incident))
-    return max(_onset(incident), incident.step - rules.confirm_steps - BETWEEN_GOOD)
+    return max(_onset(incident), incident.step - NEAR)
 
 
 def _onset(incident: Incident) -> int:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from torch import Tensor
+
 from hpckit.errors import UsageError
 
 Mode = Literal["min", "max"]
+
+
+def as_number(value: Any) -> float:
+    """What a validation gives; torch warns of a loss that still wants gradients."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 class Best:

@@ -44,8 +44,6 @@ class Between(Training):
         # The pass that the program left in the midst, and whether its epoch was cut short so.
         self._broken: tuple[Feed, int] | None = None
         self._is_short = False
-        # Targets of before the present loop are another loop's.
-        self.least = 0
         # Where to go on, if that had to be known before all was registered.
         self.chosen: Checkpoint | None = None
 

@@ -71,10 +71,10 @@ class Healer:
         self.remember(events)
 
     def _close(self, step: int) -> None:
-        """The last restart has come as far as this."""
+        """The last restart has come as far as this; what is done again is no progress."""
         if self.history:
             last = self.history[-1]
-            healthy = max(0, step - last.step)
+            healthy = max(0, step - max(last.step, last.incident.step))
             self.history[-1] = dataclasses.replace(last, healthy=healthy)
 
     def plan(self, incident: Incident) -> Plan:

@@ -16,7 +16,6 @@ from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.names import Segment, folder_name
 from hpckit.checkpoint.search import Search
 from hpckit.checkpoint.store import Store, further
-from hpckit.heal.policy import BETWEEN_GOOD
 from hpckit.spec.parts import Checkpoint as Settings
 from hpckit.train.saving import PAUSE_S, Saver
 from hpckit.train.snapshots import (
@@ -31,7 +30,7 @@ from hpckit.train.writing import SHARDED, STATE, Task, Writer
 
 # Steps between two snapshots in memory; with 100 steps to confirm one, and none held back, at most
 # 125 are replayed. Where few fit, so that most of them would wait to be confirmed: twice as many.
-MEMORY_EVERY = BETWEEN_GOOD
+MEMORY_EVERY = 25
 FEW = 8
 # A save that is due for so long, while one is being written, is told.
 SLOW_S = 60.0
@@ -253,7 +252,7 @@ class Keeper:
             far = [disk[step]] if step in disk else []
             found = near or search.first_intact(far)
             if isinstance(found, Checkpoint):
-                wrong = self.misfit(loaded(found, self.rank)[0]["items"])
+                wrong = self.misfit(_shapes(found)["items"])
                 if wrong is not None:
                     self.tell(f"{found.name} is passed over: {wrong}")
                     continue
@@ -284,6 +283,14 @@ class Keeper:
         )
         self._saved_step = min(self._saved_step, step)
         self._saved_epoch = min(self._saved_epoch, epoch)
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What all share of a checkpoint, its tensors without their numbers."""
+    found: dict[str, Any] = torch.load(
+        checkpoint.path / STATE, map_location="meta", weights_only=True
+    )
+    return found
 
 
 def loaded(checkpoint: Checkpoint, rank: int) -> tuple[dict[str, Any], dict[str, Any]]:

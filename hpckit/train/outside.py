@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpckit.errors import UsageError
 from hpckit.monitor.reading import MAIN
-from hpckit.train.best import Best, Mode
+from hpckit.train.best import Best, Mode, as_number
 from hpckit.train.clip import Clip
 from hpckit.train.clips import ALONE, clips_of, given_by_name
 from hpckit.train.feed.generators import set_epoch
@@ -161,7 +161,7 @@ class Outside:
         """Nobody is there to read it."""
 
     def best(self, value: float | Tensor, *, mode: Mode = "min", name: str = "metric") -> bool:
-        return self._best.better(name, float(value), mode, self.step_number)
+        return self._best.better(name, as_number(value), mode, self.step_number)
 
     def save(self) -> None:
         """There is no run to save."""

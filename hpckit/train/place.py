@@ -19,6 +19,8 @@ class Place:
 
     # Which of the program's loops: it may have one after the other.
     loop: int = 0
+    # The step that it began at: a state of before is another loop's.
+    since: int = 0
     epoch: int = 0
     taken: int = 0
     # What the epoch began with; None where it has not begun.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -45,10 +46,9 @@ class Progress:
         text = self._text(step, total, epoch, epochs, loss)
         if self._is_terminal:
             self._bar = text
-            self._stream.write(f"\r\x1b[2K{text}")
+            self._write(f"\r\x1b[2K{text}")
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            self._write(text + "\n")
 
     def _text(
         self, step: int, total: int | None, epoch: int, epochs: int | None, loss: float | None
@@ -71,15 +71,16 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Something to be read, above the bar where there is one."""
-        if self._bar:
-            self._stream.write("\r\x1b[2K")
-        self._stream.write(text + "\n")
-        if self._bar:
-            self._stream.write(self._bar)
-        self._stream.flush()
+        above = "\r\x1b[2K" if self._bar else ""
+        self._write(f"{above}{text}\n{self._bar}")
 
     def end(self) -> None:
         if self._bar:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
             self._bar = ""
+
+    def _write(self, text: str) -> None:
+        # The log may be on a disk that is full, or its reader gone: no reason to end a training.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpckit.checkpoint import retention
 from hpckit.checkpoint.lineage import believed
 from hpckit.checkpoint.manifest import Checkpoint
+from hpckit.checkpoint.search import Search
+from hpckit.checkpoint.store import OLDEST
 from hpckit.heal import Plan
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 MEMORY = "memory"
 State = dict[str, Any]
+# The program's loop, and batches of it.
+LeftOut = tuple[int, Window]
 
 
 class Returning:
@@ -40,7 +44,7 @@ class Returning:
         self.sharded = Sharded(session.registry)
         self._is_sharded = self.sharded.any
         # By loop: the batches that led to incidents, of the whole run.
-        self._left_out: list[tuple[int, Window]] = []
+        self._left_out: list[LeftOut] = []
         # Loads the state that was gone on from, until the program has come there.
         self._again: Callable[[], None] | None = None
         built = {"items": session.registry.take(("module", "other"))}
@@ -100,7 +104,7 @@ class Returning:
         events = believed(ranks.told(around.events() if ranks.rank == 0 else None))
         if ranks.size > 1:
             session.healer.recall(events)
-        open_plan = _unfinished(events)
+        begun = _unfinished(events)
         found, has_any = None, False
         if ranks.rank == 0:
             # Asked before another rank may go on, and makes a folder of its own.
@@ -117,44 +121,48 @@ class Returning:
                 session.teller.say(
                     "warning: no checkpoint can be used: the training begins anew, at step 0"
                 )
-            self._end_rollback(open_plan, 0, None)
+            self._end_rollback(begun, 0, None)
             return False
-        self._left_out = _left_out(events)
+        self._left_out = _left_out(events) + (begun.left_out if begun is not None else [])
         self._put(chosen)
         self._again = lambda: self._put(chosen)
         # A fork's is another run's: this one needs one of its own to go back to, and that is it.
-        is_own = chosen.path.parent == self.keeper.store.folder
-        session.place.stopped = session.place.stopped and is_own
+        is_own = self._is_own(chosen)
         self.keeper.resumed(step, chosen.epoch)
         doubts = _doubts(events)
-        for each in around.store.on_branch() if ranks.rank == 0 else ():
+        saved = Search(around.store, session.teller.say).on_branch() if ranks.rank == 0 else []
+        for each in saved:
             is_doubted = any(since < each.step <= seen for since, seen in doubts)
             if each.step <= step and each.confirmed_at is None and each.finite and not is_doubted:
                 self.keeper.saver.consider(each)
-        self._end_rollback(open_plan, step, chosen.name)
+        self._end_rollback(begun, step, chosen.name)
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
         self.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
 
-    def _end_rollback(
-        self, begun: tuple[Incident, Plan] | None, step: int, where: str | None
-    ) -> None:
+    def _end_rollback(self, begun: Begun | None, step: int, where: str | None) -> None:
         """Do what a process that died had begun: it did not come to changing anything."""
         if begun is None:
             return
-        self.session.healer.done(*begun, step, usual_norms(self.session.stepper))
+        usual = usual_norms(self.session.stepper)
+        self.session.healer.done(begun.incident, begun.plan, step, usual)
         said = self._change({})
-        self._write_down(step, where, said, [])
+        self._write_down(step, where, said, begun.left_out)
         self.keeper.went_back(step, self.session.place.epoch)
 
     def _put(self, chosen: Checkpoint) -> None:
         """Load a state, and what was changed and left out since it was saved."""
         session = self.session
         self._load(chosen, self._read(chosen), again=False)
+        # Where another run was ended, this one goes on.
+        session.place.stopped = session.place.stopped and self._is_own(chosen)
         for past in session.healer.in_force[chosen.changes :]:
             session.healer.change_steps(past, session.stepper)
         self._leave_out()
+
+    def _is_own(self, chosen: Checkpoint) -> bool:
+        return chosen.path.parent == self.keeper.store.folder
 
     def once_more(self) -> None:
         """Put the state that was gone on from back, once."""
@@ -165,10 +173,11 @@ class Returning:
     def newest(self, events: list[Event]) -> Checkpoint | None:
         """After a benign end the newest intact one; in a rollback's midst, what that wanted."""
         tell, store = self.session.teller.say, self.keeper.store
-        open_plan = _unfinished(events)
-        if open_plan is not None:
-            plan = open_plan[1]
+        begun = _unfinished(events)
+        if begun is not None:
+            plan = begun.plan
             good = store.newest_good(plan.before, plan.back, tell)
+            good = good or store.newest_good(None, OLDEST, tell)
             if good is not None:
                 return good
         return store.newest_intact(tell) or self.around.fork(tell)
@@ -192,7 +201,11 @@ class Returning:
         """Ask what to do, and do it; whether the run went back."""
         session = self.session
         plan: Plan = session.healer.plan(incident)
-        session.teller.incident(incident, self.around.attempt, plan=plan.to_json())
+        # Whoever dies before the run is back has to know them in its next life.
+        skipped = self._led_to(incident, plan, session.place.since) if plan.restarts else []
+        session.teller.incident(
+            incident, self.around.attempt, plan=plan.to_json(), **_told(skipped)
+        )
         if plan.do == "stop":
             self._stop(plan.diagnosis or plan.reason)
         if not plan.restarts:
@@ -204,24 +217,31 @@ class Returning:
             self._stop(f"{incident.sentence}; there is no good state to go back to")
         assert chosen is not None
         where = MEMORY if isinstance(chosen, Snapshot) else chosen.name
-        windows = session.trail.windows(chosen.step, incident.step, plan.skip_batches)
+        skipped = self._led_to(incident, plan, chosen.step)
         session.healer.done(incident, plan, chosen.step, usual_norms(session.stepper))
         state = self._read(chosen)
         said = self._change(_rates(state[0]))
         # Before it is done: whoever dies in the midst of it is gone on from there all the same.
-        self._write_down(chosen.step, where, said, windows)
+        self._write_down(chosen.step, where, said, skipped)
         known = len(_batches(self._left_out))
-        self._left_out += [(session.place.loop, window) for window in windows]
+        self._left_out += skipped
         self._load(chosen, state, again=True)
         self.keeper.went_back(chosen.step, session.place.epoch)
         self._leave_out()
         session.trail.cut(chosen.step)
         took = time.perf_counter() - began
         left_out = len(_batches(self._left_out)) - known
-        parts = [f"back to step {chosen.step} (good, from {where})", *said]
+        oldest = ", the oldest" if plan.before is not None and chosen.step > plan.before else ""
+        parts = [f"back to step {chosen.step} (good{oldest}, from {where})", *said]
         parts += [f"{left_out} batches left out"] if left_out else []
         session.teller.say(f"{', '.join(parts)}; {took:.2g} s")
         return True
+
+    def _led_to(self, incident: Incident, plan: Plan, since: int) -> list[LeftOut]:
+        """The batches before an incident that are to be left out, of none before step `since`."""
+        session = self.session
+        windows = session.trail.windows(since, incident.step, plan.skip_batches)
+        return [(session.place.loop, window) for window in windows]
 
     def _leave_out(self) -> None:
         """Whatever ever led to an incident: a state of before does not know of it."""
@@ -237,7 +257,7 @@ class Returning:
         return session.healer.change_steps(past, session.stepper, rates) + changed
 
     def _write_down(
-        self, step: int, where: str | None, said: list[str], windows: list[Window]
+        self, step: int, where: str | None, said: list[str], skipped: list[LeftOut]
     ) -> None:
         session = self.session
         past = session.healer.history[-1]
@@ -253,8 +273,7 @@ class Returning:
             plan=past.plan.to_json(),
             usual=dict(past.usual),
             changed=said,
-            skipped=[list(window) for window in windows],
-            loop=session.place.loop,
+            **_told(skipped),
             number=len(session.healer.in_force),
         )
 
@@ -262,14 +281,17 @@ class Returning:
         """Rank 0 chooses, and all go there."""
         session = self.session
         if session.ranks.size == 1:
-            return self.keeper.target(plan.before, plan.back, session.least)
-        found = None
+            return self._found(plan)
         self.keeper.saver.wait()
-        if session.ranks.rank == 0:
-            found = self.keeper.target(plan.before, plan.back, session.least)
+        found = self._found(plan) if session.ranks.rank == 0 else None
         told: Any = found.step if isinstance(found, Snapshot) else found
         told = session.ranks.told(told)
         return self.keeper.in_memory(told) if isinstance(told, int) else told
+
+    def _found(self, plan: Plan) -> Snapshot | Checkpoint | None:
+        """A state of this loop: where none is as old as it should be, the oldest that is good."""
+        target, since = self.keeper.target, self.session.place.since
+        return target(plan.before, plan.back, since) or target(None, OLDEST, since)
 
     def _stop(self, reason: str) -> None:
         session = self.session
@@ -281,17 +303,24 @@ class Returning:
         raise Stopped(reason)
 
 
-def _left_out(events: list[Event]) -> list[tuple[int, Window]]:
-    """By loop, the batches that rollbacks left out."""
-    return [
-        (event.data.get("loop", 0), (epoch, first, last))
-        for event in events
-        if event.kind == "rollback"
-        for epoch, first, last in event.data.get("skipped", ())
-    ]
+def _told(skipped: list[LeftOut]) -> dict[str, Any]:
+    """As an event has them: all are of the loop that was going on."""
+    loop = {"loop": skipped[0][0]} if skipped else {}
+    return {**loop, "skipped": [list(window) for _, window in skipped]}
 
 
-def _batches(left_out: list[tuple[int, Window]]) -> set[tuple[int, int, int]]:
+def _skipped(event: Event) -> list[LeftOut]:
+    """What an event says was left out, or is to be."""
+    loop = event.data.get("loop", 0)
+    return [(loop, (epoch, first, last)) for epoch, first, last in event.data.get("skipped", ())]
+
+
+def _left_out(events: list[Event]) -> list[LeftOut]:
+    """The batches that rollbacks left out."""
+    return [each for event in events if event.kind == "rollback" for each in _skipped(event)]
+
+
+def _batches(left_out: list[LeftOut]) -> set[tuple[int, int, int]]:
     """Each once, though windows may overlap."""
     return {
         (loop, epoch, batch)
@@ -326,8 +355,16 @@ def _doubts(events: list[Event]) -> list[tuple[int, int]]:
     ]
 
 
-def _unfinished(events: list[Event]) -> tuple[Incident, Plan] | None:
-    """The incident after which nobody came back yet, and its plan.
+class Begun(NamedTuple):
+    """An incident after which nobody came back yet, and what was to be done."""
+
+    incident: Incident
+    plan: Plan
+    left_out: list[LeftOut]
+
+
+def _unfinished(events: list[Event]) -> Begun | None:
+    """The rollback that was begun and did not come to its end.
 
     Who goes on from it says so first, and may die before it has.
     """
@@ -337,5 +374,5 @@ def _unfinished(events: list[Event]) -> tuple[Incident, Plan] | None:
         if event.kind == "incident" and event.data.get("plan"):
             plan = Plan.from_json(event.data["plan"])
             if plan.restarts:
-                return Incident.from_json(event.data["incident"]), plan
+                return Begun(Incident.from_json(event.data["incident"]), plan, _skipped(event))
     return None

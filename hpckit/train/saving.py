@@ -104,9 +104,10 @@ class Saver:
                 task()
             except Exception as error:
                 self.tell(f"a checkpoint failed: {type(error).__name__}: {error}")
-            with self._idle:
-                self._busy -= 1
-                self._idle.notify_all()
+            finally:
+                with self._idle:
+                    self._busy -= 1
+                    self._idle.notify_all()
 
     def close(self) -> None:
         self.wait()
@@ -124,6 +125,9 @@ class Saver:
                 if made is not None and made.finite and task.good:
                     self._confirm(made, made.step)
                 return
+            if self._tried is not None and not self.writer.store.folder.is_dir():
+                gone = self.writer.store.folder
+                self.tell(f"{gone} is gone, and what was saved in it: it is made anew")
             self._tried = task.folder
             for left in reversed(range(LAST_CHANCES if task.why in LAST else 2)):
                 try:

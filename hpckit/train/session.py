@@ -27,7 +27,7 @@ from torch import Tensor
 
 from hpckit.errors import UsageError
 from hpckit.train import random_states
-from hpckit.train.best import Mode
+from hpckit.train.best import Mode, as_number
 from hpckit.train.between import Between
 from hpckit.train.feed import Feed
 from hpckit.train.place import Place, Trail
@@ -155,10 +155,9 @@ class Session(Between):
             # What the program does between its loops it has done to the state that was loaded.
             self._returning.once_more()
         if loop > self.place.loop:
-            self.place, self._feed = Place(loop=loop), None
+            self.place, self._feed = Place(loop=loop, since=self.step_number), None
             self._is_open = False
             self.trail = Trail()
-            self.least = self.step_number
             self._keep("epoch", is_good=self._kept.is_calm(self.step_number))
         self._epochs_wanted = epochs
         self._ends.install()
@@ -272,7 +271,7 @@ class Session(Between):
         if self._is_behind:
             return False
         try:
-            number = float(value)
+            number = as_number(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"run.best: {name} must be one number, not {value!r}") from error
         better = self.best_values.better(name, number, mode, self.step_number)

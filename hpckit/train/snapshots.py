@@ -150,10 +150,10 @@ def _replaced(tree: Any, by: Callable[[Tensor], Any]) -> tuple[Any, list[Tensor]
     def replaced(tensor: Tensor) -> Any:
         tensor = _plain(tensor)
         place = tensor.data_ptr()
-        there = known.setdefault(place, [])
+        # Tied weights are one tensor with two names; what is empty lies nowhere.
+        there = known.setdefault(place, []) if place else []
         for other, made in there:
-            # Tied weights are one tensor with two names; what is empty lies nowhere.
-            if place and _is_same(other, tensor):
+            if _is_same(other, tensor):
                 return made
         live.append(tensor)
         there.append((tensor, by(tensor)))

@@ -16,7 +16,6 @@ Readings of step t are used after step t + lag - 1, by every rank and by every r
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from hpckit.monitor.epoch import Epoch
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.lookout import Lookout
 from hpckit.monitor.reading import Reading
+from hpckit.monitor.readings.background import tell
 from hpckit.train.buffers import Buffers
 from hpckit.train.clip import Clips
 from hpckit.train.lag import Lag, Pending
@@ -297,7 +297,7 @@ class Stepper:
                 # A picture is not worth a training.
                 self.sinks.remove(sink)
                 what = f"{type(sink).__name__}: {type(error).__name__}: {error}"
-                print(f"hpckit: {what}; the training goes on without it", file=sys.stderr)
+                tell(f"{what}; the training goes on without it")
 
     @property
     def latest(self) -> Pending:

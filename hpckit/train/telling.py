@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 from hpckit.ledger import Ledger
 from hpckit.monitor.episodes import Episodes
 from hpckit.monitor.incident import Incident
+from hpckit.monitor.readings.background import tell
 from hpckit.train.progress import Progress
 
 # What could not be written is tried again so often.
@@ -33,8 +33,10 @@ class Teller:
 
     def say_of_rank(self, rank: int, text: str) -> None:
         """Trouble of any rank: rank 0 may not know of it."""
-        who = "hpckit: " if self.speaks else f"hpckit: rank {rank}: "
-        print(who + text, file=sys.stderr, flush=True) if not self.speaks else self.say(text)
+        if self.speaks:
+            self.say(text)
+        else:
+            tell(f"rank {rank}: {text}")
 
     def once(self, text: str) -> None:
         if text not in self._once:

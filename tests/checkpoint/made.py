@@ -22,10 +22,11 @@ def make(
     *,
     good: int | None = None,
     files: dict[str, bytes] | None = None,
+    nth: int = 1,
     **about: Any,
 ) -> Checkpoint:
     """A whole checkpoint on disk."""
-    path = run / "checkpoints" / folder_name(step, segment)
+    path = run / "checkpoints" / folder_name(step, segment, nth)
     path.mkdir(parents=True)
     contents = files or {"state.pt": bytes(range(40)), "rank-0.pt": b"random"}
     for name, content in contents.items():

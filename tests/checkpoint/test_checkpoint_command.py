@@ -347,6 +347,15 @@ def test_export_takes_the_one_that_is_meant(
     assert (told["step"], told["file"]) == (step, f"{run}/into/agent-step-{step}.safetensors")
 
 
+def test_of_two_of_one_step_the_newer_is_meant(cli: Cli, run: Path) -> None:
+    weights(make(run, 100, best=True), 1.0)
+    second = make(run, 100, nth=2)
+    weights(second, 2.0)
+    (run / "into").mkdir()
+    args = ("--step", "100", "-o", run / "into", "--json")
+    assert json.loads(cli("checkpoint", "export", *args).stdout)["checkpoint"] == second.name
+
+
 def test_one_that_was_left_behind_can_be_exported_by_its_step(cli: Cli, run: Path) -> None:
     weights(make(run, 200), 1.0)
     begin(run, SECOND, 100)

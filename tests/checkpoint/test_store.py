@@ -32,7 +32,7 @@ def flip(checkpoint: Checkpoint, name: str = "state.pt") -> None:
 
 def test_no_folder_is_no_checkpoints(tmp_path: Path, told: list[str]) -> None:
     store = store_of(tmp_path)
-    assert store.all() == store.on_branch() == store.off_branch() == []
+    assert store.all() == store.on_branch() == store.parted()[1] == []
     assert store.incomplete() == store.damaged() == []
     assert store.newest_intact(told.append) is None
     assert store.newest_good(None, 0, told.append) is None
@@ -119,7 +119,7 @@ def test_a_zombie_is_not_believed(tmp_path: Path, told: list[str]) -> None:
     make(tmp_path, 700, FIRST, good=900)
     store = store_of(tmp_path)
     assert steps(store.on_branch()) == [500, 600]
-    assert steps(store.off_branch()) == [700]
+    assert steps(store.parted()[1]) == [700]
     assert store.newest_intact(told.append) == own
 
 
@@ -132,7 +132,7 @@ def test_a_branch_that_was_rolled_back_does_not_count(tmp_path: Path) -> None:
     assert steps(store.on_branch()) == [100]
     make(tmp_path, 200, AFTER_ROLLBACK)
     assert [each.segment for each in store.on_branch()] == [FIRST, AFTER_ROLLBACK]
-    assert steps(store.off_branch()) == [200, 300]
+    assert steps(store.parted()[1]) == [200, 300]
 
 
 def test_an_abandoned_one_is_off_the_branch_and_not_incomplete(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_an_abandoned_one_is_off_the_branch_and_not_incomplete(tmp_path: Path) -
     manifest.abandon(gone)
     store = store_of(tmp_path)
     assert store.all() == []
-    assert steps(store.off_branch()) == [200]
+    assert steps(store.parted()[1]) == [200]
     assert store.incomplete() == []
 
 

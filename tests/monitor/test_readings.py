@@ -97,6 +97,24 @@ def test_a_value_that_bears_the_name_of_a_field_does_not_replace_it(tmp_path):
     assert found.values == {"train/step": 99.0, "train/time": 1.0}
 
 
+def test_parameters_may_be_called_what_they_like(tmp_path):
+    norms = {"step": 1.0, 'a "quoted" %d': 2.0, "100%": math.nan}
+    values = {"train/100%s": 3.0, 'train/"x"': 1e308, "train/y": 1e308}
+    plain = {"train/100%s": 3.0, 'train/"x"': 2.0}
+    readings = [
+        Reading(step=5, values=values, parameters={"50%": norms}),
+        Reading(step=6, values=plain),
+    ]
+    write(tmp_path, readings)
+    found, last = read_readings(tmp_path)
+    assert (found.values, last.values) == (values, plain)
+    assert {name: str(norm) for name, norm in found.parameters["50%"].items()} == {
+        "step": "1.0",
+        'a "quoted" %d': "2.0",
+        "100%": "nan",
+    }
+
+
 def test_a_write_costs_the_training_a_microsecond_or_two(writer):
     given = [reading(step) for step in range(10_000)]
     begin = time.perf_counter()

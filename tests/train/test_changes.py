@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from hpckit.train.clip import Clip
+from hpckit.train.healing import Stopped
 from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, said, strike
 
 pytestmark = pytest.mark.usefixtures("rarely")
@@ -154,3 +155,32 @@ def test_a_changed_parameter_that_nobody_reads_is_told_at_the_end(
     strike(run, STRUCK, onset=ONSET)
     training.go()
     assert any("params.weight was changed, and nothing has read it" in x for x in said(capsys))
+
+
+def test_steps_that_are_done_again_are_no_progress(life: Lives, no_memory: None) -> None:
+    """However far a rollback leads, the limit is the limit."""
+    change = {"do": "rollback", "change": {}, "skip_batches": 0, "limit": 2}
+    life.monkeypatch.setattr("hpckit.heal.policy.REFILL_STEPS", 50)
+    life.monkeypatch.setattr("hpckit.heal.policy.REFILL_TIMES", 5)
+    run = life.begin(heal={"explosion": change})
+    training = Training(run, epochs=12)
+    strike(run, *[80] * 8, onset=75)
+    with pytest.raises(Stopped):
+        training.go()
+    assert [each.data["step"] for each in life.events("rollback")] == [0, 0]
+
+
+def test_a_state_on_disk_is_read_once_to_go_back_to_it(life: Lives, no_memory: None) -> None:
+    run = life.begin(heal={"explosion": {"change": {}, "skip_batches": 0}})
+    training = Training(run, epochs=5)
+    strike(run, STRUCK, onset=ONSET)
+    load, read = torch.load, []
+
+    def loading(path: Any, **more: Any) -> Any:
+        if more.get("map_location") != "meta":
+            read.append(path.name)
+        return load(path, **more)
+
+    life.monkeypatch.setattr(torch, "load", loading)
+    training.go()
+    assert sorted(read) == ["rank-0.pt", "state.pt"]

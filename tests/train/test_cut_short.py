@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import pytest
@@ -63,7 +65,7 @@ def changed(training: Training) -> tuple[Any, ...]:
 def test_who_dies_between_the_incident_and_the_rollback_goes_back_in_the_next_life(
     life: Lives,
 ) -> None:
-    live(life, dies_in="_target")
+    first = live(life, dies_in="_target")
     assert life.events("rollback") == []
     second = live(life, until=35)
     assert second.steps[0] == BACK
@@ -71,6 +73,13 @@ def test_who_dies_between_the_incident_and_the_rollback_goes_back_in_the_next_li
     (written,) = life.events("rollback")
     about = {name: written.data[name] for name in ("attempt", "rollbacks", "step", "number")}
     assert about == {"attempt": 2, "rollbacks": 1, "step": BACK, "number": 1}
+    # The batches that led to it are known though nobody came to leave them out.
+    assert written.data["skipped"] == [[3, 2, 6]]
+    before, after = (
+        [number for step, number in each.seen if step >= 30] for each in (first, second)
+    )
+    assert after[:2] == before[:2]
+    assert not {*after[2:]} & {*before}
     # It is done: the third life goes on, and changes nothing once more.
     third = live(life, until=45)
     assert third.steps[0] == 30
@@ -121,6 +130,45 @@ def test_a_fork_that_explodes_at_once_goes_back_to_where_it_was_forked(
     training.go()
     assert [each.data["step"] for each in life.events("rollback")] == [20]
     assert training.steps == [20, 21, *range(20, 58)]
+
+
+def test_a_fork_of_a_run_that_was_ended_goes_on_in_any_of_its_loops(life: Lives) -> None:
+    def program(run: Any, stop: int | None = None) -> list[int]:
+        training, steps = Training(run), []
+        for epochs in (2, 4):
+            for x, y in run.batches(training.loader, epochs=epochs):
+                steps.append(run.step_number)
+                training.optimizer.zero_grad()
+                (training.model(x) - y).square().mean().backward()
+                run.step(training.optimizer)
+                if run.step_number + 1 == stop:
+                    run.stop()
+        return steps
+
+    assert program(life.begin(), stop=30) == [*range(30)]
+    source = life.wait().on_branch()[-1]
+    life.end()
+    life.folder, life.attempt = life.folder.with_name("fork"), 0
+    run = life.begin()
+    run_json(life.folder, fork={"run": "bare/1", "checkpoint": str(source.path)})
+    assert program(run) == [*range(30, 60)]
+
+
+@pytest.mark.parametrize("listing", range(1, 8))
+def test_a_folder_that_is_away_for_a_moment_ends_no_resuming(life: Lives, listing: int) -> None:
+    live(life, until=25)
+    listdir, seen = os.listdir, []
+
+    def listed(path: Any) -> list[str]:
+        seen.append(str(path).endswith("/checkpoints"))
+        if seen[-1] and sum(seen) == listing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return listdir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "listdir", listed)
+        assert live(life, until=28).steps == [*range(20, 29)]
+    assert sum(seen) >= 4
 
 
 # Of another attempt, on a node that was given up for lost.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpckit.train.data_readings import DataReadings
+from hpckit.train.data_readings import DataReadings, fingerprint
 from tests.train.inside import Lives, Training
 
 
@@ -26,10 +26,17 @@ def csr() -> Tensor:
         return torch.eye(3).to_sparse_csr()
 
 
+def quantized() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+
+
 # And how many items it is read as, where that can be told.
 FIRSTS: dict[str, tuple[Callable[[], Tensor], float | None]] = {
     "complex": (lambda: torch.ones(3, dtype=torch.complex64), 3),
     "sparse": (lambda: torch.eye(3).to_sparse(), 3),
+    "quantized": (quantized, 3),
     "sparse rows": (csr, 3),
     "nested": (lambda: nested(torch.strided), None),
     "jagged": (lambda: nested(torch.jagged), None),
@@ -51,6 +58,32 @@ def test_a_batch_whose_first_tensor_is_odd_is_read_as_far_as_it_can_be(name: str
     found = readings.take()
     assert found["time/data"] == 1.0
     assert found.get("data/size") == (None if size is None else 2 * size)
+
+
+def test_the_same_numbers_in_another_order_are_another_batch() -> None:
+    prints = []
+    for x in (torch.arange(8.0), torch.arange(8.0), torch.arange(8.0).flip(0)):
+        readings = DataReadings()
+        readings.note(x, 0.0, None)
+        prints.append(readings.take()["data/batch"])
+    assert prints[0] == prints[1] != prints[2]
+
+
+# A picture's black border, and a sentence that begins as all do.
+def pictures() -> Tensor:
+    return torch.nn.functional.pad(torch.rand(64, 1, 20, 20), (4, 4, 4, 4))
+
+
+def sentences() -> Tensor:
+    words = torch.randint(0, 30_000, (64, 128))
+    words[:, 0] = 101
+    return words
+
+
+@pytest.mark.parametrize("made", [pictures, sentences])
+def test_ordinary_batches_are_not_taken_for_the_same(made: Callable[[], Tensor]) -> None:
+    torch.manual_seed(0)
+    assert len({fingerprint(made()) for _ in range(50)}) == 50
 
 
 def test_a_batch_of_nothing_but_empty_tensors_has_no_items() -> None:

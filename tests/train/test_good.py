@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpckit.train.healing import Stopped
-from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, said, strike
+from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, patient, said, strike
 
 pytestmark = pytest.mark.usefixtures("rarely")
 
@@ -67,6 +67,19 @@ def test_an_incident_that_is_only_to_be_told_changes_nothing_and_what_is_newer_i
     assert [each.data["plan"]["do"] for each in life.events("incident")] == ["tell", "rollback"]
     # 20 and 30 were good already; 40 was not, lies after the onset, and so never will be.
     assert life.events("rollback")[0].data["step"] == 30
+
+
+def test_where_no_good_state_is_older_the_oldest_one_is_taken(
+    life: Lives, no_memory: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = life.begin(checkpoint={"every": "10 steps", "confirm_steps": 5, "keep": 1})
+    patient(life)
+    training = Training(run, epochs=6)
+    strike(run, 48, onset=3)
+    training.go()
+    # Of the good ones the two newest are kept.
+    assert life.events("rollback")[0].data["step"] == 30
+    assert any("back to step 30 (good, the oldest, from step" in line for line in said(capsys))
 
 
 def test_without_any_good_state_the_run_stops_and_says_so(

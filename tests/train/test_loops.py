@@ -64,21 +64,46 @@ def test_loops_one_after_the_other_go_on_in_the_right_one(life: Lives) -> None:
     assert program(life.begin()) == []
 
 
-def test_no_rollback_leads_out_of_the_present_loop(life: Lives) -> None:
-    run = life.begin()
+def two_loops(run: Any, *, onset: int | None = None, until: int | None = None) -> list[Any]:
+    """Two epochs each; struck at step 32, if there is an onset."""
     training = Training(run)
-    strike(run, 32, onset=25)
+    if onset is not None:
+        strike(run, 32, onset=onset)
     places = []
     for loop in (1, 2):
         for x, y in run.batches(training.loader, epochs=2):
+            if run.step_number == until:
+                raise Ended
             places.append((loop, run.step_number))
             training.optimizer.zero_grad()
             (training.model(x) - y).square().mean().backward()
             run.step(training.optimizer)
+    return places
+
+
+# The trouble may have begun before this loop did: its beginning is as near as one can come.
+@pytest.mark.parametrize("onset", [25, 15])
+def test_no_rollback_leads_out_of_the_present_loop(life: Lives, onset: int) -> None:
+    places = two_loops(life.begin(), onset=onset)
     # Its beginning is good: otherwise the end of the first loop would have been the newest.
     assert life.events("rollback")[0].data["step"] == 20
     # All thirteen batches since then were left out.
     assert [step for loop, step in places if loop == 2] == [*range(20, 33), *range(20, 27)]
+
+
+def test_a_later_life_knows_where_its_loop_began(life: Lives) -> None:
+    patient(life)
+    with pytest.raises(Ended):
+        two_loops(life.begin(checkpoint={"every": "10 steps", "confirm_steps": 5}), until=31)
+    life.wait()
+    # A good state of the first loop is there, too.
+    assert 10 in {each.step for each in life.store.all() if each.is_good}
+    run = life.begin(checkpoint={"every": "10 steps", "confirm_steps": 5})
+    places = two_loops(run, onset=15)
+    assert life.events("rollback")[0].data["step"] == 20
+    assert {loop for loop, _ in places} == {2}
+    # Four epochs of ten, less the three batches of this life before the incident.
+    assert run.step_number == 37
 
 
 def test_the_nested_form_repeats_no_tail_and_leaves_none_out(life: Lives) -> None:
@@ -260,6 +285,7 @@ def test_two_loaders_that_take_turns_keep_their_workers_and_their_draws(life: Li
 def test_a_rollback_over_an_epochs_end_finds_its_data_whoever_has_the_loader(
     life: Lives, made: str
 ) -> None:
+    patient(life)
     life.monkeypatch.setattr("hpckit.train.keeper.MEMORY_EVERY", 7)
 
     def program(run: Any, *strikes: int) -> tuple[list[float], dict[str, Tensor]]:

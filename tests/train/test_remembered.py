@@ -82,7 +82,7 @@ def test_what_is_asked_for_while_steps_are_replayed_is_done(life: Lives) -> None
     patient(life)
     run = life.begin(checkpoint={"every": "10 steps", "confirm_steps": 10, "keep": 30})
     training = Training(run, epochs=12)
-    strike(run, 58, onset=25)
+    strike(run, 78, onset=25)
 
     def each(step: int) -> None:
         if step == 43 and run.healer.in_force:

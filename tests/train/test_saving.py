@@ -257,6 +257,37 @@ def test_with_two_saves_on_their_way_a_third_waits(life: Lives) -> None:
     assert done == tasks
 
 
+def test_a_saver_that_cannot_even_tell_goes_on(life: Lives) -> None:
+    def mute(text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = Writer(store=life.store, rank=0, world_size=1)
+    made = Saver(writer=writer, rules=retention.Rules(), tell=mute, drop=print)
+    life.monkeypatch.setattr(made, "_save", lambda task: mute(""))
+    life.monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    task: Any = "one"
+    made.save(task)
+    made.wait()
+    assert made.is_idle
+
+
+def test_a_folder_that_vanishes_is_told_and_made_anew(
+    life: Lives, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = life.begin(checkpoint={"every": "10 steps"})
+
+    def move(step: int) -> None:
+        run._keeper.saver.wait()
+        if step == 25:
+            (life.folder / "checkpoints").rename(life.folder / "away")
+
+    Training(run, epochs=4).go(each=move)
+    assert [each.step for each in life.wait().all()] == [30, 40]
+    told = [line for line in said(capsys) if "is gone" in line]
+    assert len(told) == 1
+    assert f"{life.folder}/checkpoints is gone" in told[0]
+
+
 def test_nobody_waits_for_a_rank_when_another_ones_files_will_not_come(life: Lives) -> None:
     folder = life.folder / "checkpoints" / "step-00000010.a1-l1"
     folder.mkdir(parents=True)

@@ -36,6 +36,9 @@ def test_tied_weights_are_copied_once_and_a_part_of_one_is_not_the_whole() -> No
     assert found.state["part"].tolist() == [0, 1]
     # With `own`: three.
     assert len(found.buffers) == 3
+    square = torch.arange(4.0).reshape(2, 2)
+    found = taken(Taker(), one=square, turned=square.T)
+    assert found.state["turned"].tolist() == [[0, 2], [1, 3]]
 
 
 def test_empty_sparse_and_odd_tensors_are_copied() -> None:
@@ -44,7 +47,7 @@ def test_empty_sparse_and_odd_tensors_are_copied() -> None:
         "empty": torch.zeros(0, 3), "sparse": sparse, "wide": torch.ones(1).expand(4),
         "turned": torch.arange(6.0).reshape(2, 3).T, "scalar": torch.tensor(5),
         "half": torch.ones(2, dtype=torch.bfloat16), "flag": torch.tensor([True]),
-        "weight": nn.Parameter(torch.ones(2)),
+        "weight": nn.Parameter(torch.ones(2)), "empty too": torch.zeros(3, 0),
     }  # fmt: skip
     found = taken(Taker(), **odd).state
     for name, live in odd.items():

@@ -56,6 +56,26 @@ def test_a_terminal_has_one_bar_that_is_drawn_over(clock: list[float]) -> None:
     assert last.startswith("[##############..........]")
 
 
+class Full(Terminal):
+    """A terminal's log on a disk that is full; or its reader is gone."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", ["full", "closed"])
+def test_a_log_that_takes_nothing_more_ends_no_training(clock: list[float], error: str) -> None:
+    stream = Full()
+    progress = Progress(wanted=True, stream=stream)
+    if error == "closed":
+        stream.close()
+    clock[0] += 10
+    update(progress, 10)
+    for speaks in (True, False):
+        Teller(None, speaks=speaks, progress=progress).say_of_rank(1, "so")
+    progress.end()
+
+
 def test_a_log_gets_a_line_now_and_then(clock: list[float]) -> None:
     stream = io.StringIO()
     progress = Progress(wanted=True, stream=stream)

@@ -1,7 +1,7 @@
 """Which readings are drawn, of a training whose steps are too many for a curve on a screen.
 
 The first 1,000 steps all; later one step of every `step / 500`, so that ten million steps are
-some 5,500 points: a screen shows fewer, and each takes a tenth of a millisecond. Between two of
+some 5,700 points: a screen shows fewer, and each takes a tenth of a millisecond. Between two of
 them also the one with the largest gradient norm, where that is more than twice the second's, and
 up to 20 that are gated, not finite, or a validation.
 """

@@ -55,15 +55,20 @@ def _numbers(values: Mapping[str, float], reserved: tuple[str, ...] = ()) -> str
     if total - total == 0:
         return _form(tuple(values), reserved) % numbers
     return ",".join(
-        _form((name,), reserved, "%.7g" if value - value == 0 else '"%.7g"') % value
+        f"{_key(name, reserved)}:" + (f"{value:.7g}" if value - value == 0 else f'"{value:.7g}"')
         for name, value in values.items()
     )
 
 
-@functools.lru_cache(maxsize=1000)
-def _form(names: tuple[str, ...], reserved: tuple[str, ...], number: str = "%.7g") -> str:
-    plain = (f"train/{name}" if name in reserved else name for name in names)
-    return ",".join(f"{json.dumps(name)}:".replace("%", "%%") + number for name in plain)
+# Few: of a training whose parameters have no gradient by turns, each is long and of no use again.
+@functools.lru_cache(maxsize=32)
+def _form(names: tuple[str, ...], reserved: tuple[str, ...]) -> str:
+    return ",".join(_key(name, reserved).replace("%", "%%") + ":%.7g" for name in names)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _key(name: str, reserved: tuple[str, ...]) -> str:
+    return json.dumps(f"train/{name}" if name in reserved else name)
 
 
 def whole_lines(data: bytes) -> list[bytes]:
