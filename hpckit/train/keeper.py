@@ -17,13 +17,13 @@ from hpckit.checkpoint.names import Segment, folder_name
 from hpckit.checkpoint.search import Search
 from hpckit.checkpoint.store import Store, further
 from hpckit.spec.parts import Checkpoint as Settings
+from hpckit.train.room import how_many_fit
 from hpckit.train.saving import PAUSE_S, Saver
 from hpckit.train.snapshots import (
     Ring,
     Snapshot,
     Taker,
     first_bad,
-    how_many_fit,
     live_tensors,
 )
 from hpckit.train.writing import SHARDED, STATE, Task, Writer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint import retention
 from hpckit.checkpoint.lineage import believed
@@ -15,9 +15,9 @@ from hpckit.checkpoint.store import OLDEST
 from hpckit.heal import Plan
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
+from hpckit.train import recorded
 from hpckit.train.healing import Stopped, usual_norms
 from hpckit.train.keeper import Keeper, loaded
-from hpckit.train.place import Window
 from hpckit.train.sharded import Sharded
 from hpckit.train.snapshots import Snapshot, all_bad
 from hpckit.train.tree import tensors_of
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 MEMORY = "memory"
 State = dict[str, Any]
-# The program's loop, and batches of it.
-LeftOut = tuple[int, Window]
 
 
 class Returning:
@@ -44,7 +42,7 @@ class Returning:
         self.sharded = Sharded(session.registry)
         self._is_sharded = self.sharded.any
         # By loop: the batches that led to incidents, of the whole run.
-        self._left_out: list[LeftOut] = []
+        self._left_out: list[recorded.LeftOut] = []
         # Loads the state that was gone on from, until the program has come there.
         self._again: Callable[[], None] | None = None
         built = {"items": session.registry.take(("module", "other"))}
@@ -104,7 +102,7 @@ class Returning:
         events = believed(ranks.told(around.events() if ranks.rank == 0 else None))
         if ranks.size > 1:
             session.healer.recall(events)
-        begun = _unfinished(events)
+        begun = recorded.unfinished(events)
         found, has_any = None, False
         if ranks.rank == 0:
             # Asked before another rank may go on, and makes a folder of its own.
@@ -123,13 +121,13 @@ class Returning:
                 )
             self._end_rollback(begun, 0, None)
             return False
-        self._left_out = _left_out(events) + (begun.left_out if begun is not None else [])
+        self._left_out = recorded.left_out(events) + (begun.left_out if begun is not None else [])
         self._put(chosen)
         self._again = lambda: self._put(chosen)
         # A fork's is another run's: this one needs one of its own to go back to, and that is it.
         is_own = self._is_own(chosen)
         self.keeper.resumed(step, chosen.epoch)
-        doubts = _doubts(events)
+        doubts = recorded.doubts(events)
         saved = Search(around.store, session.teller.say).on_branch() if ranks.rank == 0 else []
         for each in saved:
             is_doubted = any(since < each.step <= seen for since, seen in doubts)
@@ -141,7 +139,7 @@ class Returning:
         self.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
 
-    def _end_rollback(self, begun: Begun | None, step: int, where: str | None) -> None:
+    def _end_rollback(self, begun: recorded.Begun | None, step: int, where: str | None) -> None:
         """Do what a process that died had begun: it did not come to changing anything."""
         if begun is None:
             return
@@ -173,7 +171,7 @@ class Returning:
     def newest(self, events: list[Event]) -> Checkpoint | None:
         """After a benign end the newest intact one; in a rollback's midst, what that wanted."""
         tell, store = self.session.teller.say, self.keeper.store
-        begun = _unfinished(events)
+        begun = recorded.unfinished(events)
         if begun is not None:
             plan = begun.plan
             good = store.newest_good(plan.before, plan.back, tell)
@@ -204,12 +202,12 @@ class Returning:
         # Whoever dies before the run is back has to know them in its next life.
         skipped = self._led_to(incident, plan, session.place.since) if plan.restarts else []
         session.teller.incident(
-            incident, self.around.attempt, plan=plan.to_json(), **_told(skipped)
+            incident, self.around.attempt, plan=plan.to_json(), **recorded.told(skipped)
         )
         if plan.do == "stop":
             self._stop(plan.diagnosis or plan.reason)
         if not plan.restarts:
-            self.keeper.doubt(*_doubted(incident))
+            self.keeper.doubt(*recorded.doubted(incident))
             return False
         began = time.perf_counter()
         chosen = self._target(plan)
@@ -223,21 +221,21 @@ class Returning:
         said = self._change(_rates(state[0]))
         # Before it is done: whoever dies in the midst of it is gone on from there all the same.
         self._write_down(chosen.step, where, said, skipped)
-        known = len(_batches(self._left_out))
+        known = len(recorded.batches(self._left_out))
         self._left_out += skipped
         self._load(chosen, state, again=True)
         self.keeper.went_back(chosen.step, session.place.epoch)
         self._leave_out()
         session.trail.cut(chosen.step)
         took = time.perf_counter() - began
-        left_out = len(_batches(self._left_out)) - known
+        left_out = len(recorded.batches(self._left_out)) - known
         oldest = ", the oldest" if plan.before is not None and chosen.step > plan.before else ""
         parts = [f"back to step {chosen.step} (good{oldest}, from {where})", *said]
         parts += [f"{left_out} batches left out"] if left_out else []
         session.teller.say(f"{', '.join(parts)}; {took:.2g} s")
         return True
 
-    def _led_to(self, incident: Incident, plan: Plan, since: int) -> list[LeftOut]:
+    def _led_to(self, incident: Incident, plan: Plan, since: int) -> list[recorded.LeftOut]:
         """The batches before an incident that are to be left out, of none before step `since`."""
         session = self.session
         windows = session.trail.windows(since, incident.step, plan.skip_batches)
@@ -257,7 +255,7 @@ class Returning:
         return session.healer.change_steps(past, session.stepper, rates) + changed
 
     def _write_down(
-        self, step: int, where: str | None, said: list[str], skipped: list[LeftOut]
+        self, step: int, where: str | None, said: list[str], skipped: list[recorded.LeftOut]
     ) -> None:
         session = self.session
         past = session.healer.history[-1]
@@ -273,7 +271,7 @@ class Returning:
             plan=past.plan.to_json(),
             usual=dict(past.usual),
             changed=said,
-            **_told(skipped),
+            **recorded.told(skipped),
             number=len(session.healer.in_force),
         )
 
@@ -303,32 +301,6 @@ class Returning:
         raise Stopped(reason)
 
 
-def _told(skipped: list[LeftOut]) -> dict[str, Any]:
-    """As an event has them: all are of the loop that was going on."""
-    loop = {"loop": skipped[0][0]} if skipped else {}
-    return {**loop, "skipped": [list(window) for _, window in skipped]}
-
-
-def _skipped(event: Event) -> list[LeftOut]:
-    """What an event says was left out, or is to be."""
-    loop = event.data.get("loop", 0)
-    return [(loop, (epoch, first, last)) for epoch, first, last in event.data.get("skipped", ())]
-
-
-def _left_out(events: list[Event]) -> list[LeftOut]:
-    """The batches that rollbacks left out."""
-    return [each for event in events if event.kind == "rollback" for each in _skipped(event)]
-
-
-def _batches(left_out: list[LeftOut]) -> set[tuple[int, int, int]]:
-    """Each once, though windows may overlap."""
-    return {
-        (loop, epoch, batch)
-        for loop, (epoch, first, last) in left_out
-        for batch in range(first, last)
-    }
-
-
 def _rates(shared: State) -> dict[str, float]:
     """Each optimizer's learning rate in a state, of its first group."""
     groups = {
@@ -337,42 +309,3 @@ def _rates(shared: State) -> dict[str, float]:
         if item["kind"] == "optimizer"
     }
     return {name: float(each["lr"]) for name, each in groups.items() if each.get("lr") is not None}
-
-
-def _doubted(incident: Incident) -> tuple[int, int]:
-    """From when on something was wrong, and when it was seen."""
-    return incident.step if incident.onset is None else incident.onset, incident.step
-
-
-def _doubts(events: list[Event]) -> list[tuple[int, int]]:
-    """Of what was only told: no state from between onset and sight is good."""
-    return [
-        _doubted(Incident.from_json(event.data["incident"]))
-        for event in events
-        if event.kind == "incident"
-        and event.data.get("plan")
-        and not Plan.from_json(event.data["plan"]).restarts
-    ]
-
-
-class Begun(NamedTuple):
-    """An incident after which nobody came back yet, and what was to be done."""
-
-    incident: Incident
-    plan: Plan
-    left_out: list[LeftOut]
-
-
-def _unfinished(events: list[Event]) -> Begun | None:
-    """The rollback that was begun and did not come to its end.
-
-    Who goes on from it says so first, and may die before it has.
-    """
-    for event in reversed(events):
-        if event.kind in ("rollback", "stopped"):
-            return None
-        if event.kind == "incident" and event.data.get("plan"):
-            plan = Plan.from_json(event.data["plan"])
-            if plan.restarts:
-                return Begun(Incident.from_json(event.data["incident"]), plan, _skipped(event))
-    return None

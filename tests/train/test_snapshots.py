@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +11,7 @@ import torch
 from torch import nn
 
 from hpckit.train import snapshots
-from hpckit.train.snapshots import Ring, Snapshot, Taker, all_bad, first_bad, how_many_fit
-
-GB = 1 << 30
+from hpckit.train.snapshots import Ring, Snapshot, Taker, all_bad, first_bad
 
 
 def taken(taker: Taker, step: int = 0, **state: Any) -> Snapshot:
@@ -110,40 +107,6 @@ def test_a_sum_that_overflows_is_no_bad_value_and_two_infinities_are() -> None:
 def test_whole_numbers_and_nothing_are_finite() -> None:
     assert first_bad({"n": torch.tensor([1 << 62] * 4), "none": torch.zeros(0)}) is None
     assert first_bad({"c": torch.tensor([complex(1, float("nan"))])}) == "c"
-
-
-# How many.
-
-
-@pytest.mark.parametrize(
-    ("size", "processes", "expected"),
-    [(GB, 1, 12), (4 * GB, 1, 4), (4 * GB, 2, 2), (64 * GB, 1, 0), (0, 1, 12)],
-)
-def test_a_share_of_the_free_memory_is_used(
-    monkeypatch: pytest.MonkeyPatch, size: int, processes: int, expected: int
-) -> None:
-    monkeypatch.setattr(snapshots, "_available", lambda: 64 * GB)
-    monkeypatch.setattr(snapshots, "_left_in_group", lambda: 1 << 62)
-    assert how_many_fit(size, processes) == expected
-
-
-def test_what_is_held_already_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_available", lambda: 40 * GB)
-    monkeypatch.setattr(snapshots, "_left_in_group", lambda: 1 << 62)
-    assert how_many_fit(4 * GB, 2) == 1
-    assert how_many_fit(4 * GB, 2, held=12 * GB) == 2
-
-
-def test_a_jobs_own_limit_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_available", lambda: 640 * GB)
-    monkeypatch.setattr(snapshots, "_left_in_group", lambda: 8 * GB)
-    assert how_many_fit(GB, 1) == 2
-
-
-def test_this_machine_has_some_memory() -> None:
-    assert snapshots._available() > 0
-    assert snapshots._left_in_group() > 0
-    assert Path("/proc/meminfo").exists()
 
 
 # The ring.
