@@ -98,6 +98,17 @@ def test_an_incident_has_the_answer_that_belongs_to_it() -> None:
     assert (found[1]["plan"], found[1]["changed"], found[1]["changes"]) == (None, [], {})
 
 
+def test_what_comes_back_at_the_same_step_has_an_answer_of_its_own() -> None:
+    struck = Incident(kind="non_finite", step=151, answer="act", said="loss nan").to_json()
+    events = []
+    # The second attempt ends what the first one had begun when it was killed.
+    for attempt, step in ((1, 125), (1, 100), (2, 75)):
+        events.append(event("incident", attempt=1, incident=struck))
+        events.append(event("rollback", attempt=attempt, incident=struck, step=step))
+    events.append(event("incident", attempt=2, incident=struck))
+    assert [each["resumed_step"] for each in incidents(events)] == [125, 100, 75, None]
+
+
 def test_what_another_version_wrote_makes_no_error() -> None:
     found = incidents([event("incident", attempt=1, incident="text", plan="text")])
     assert found[0]["kind"] is None

@@ -84,13 +84,30 @@ def unsaved(
 
 def incidents(events: Sequence[Event]) -> list[dict[str, Any]]:
     """What was found wrong, and what was done about it."""
-    answers = {_key(event): event for event in events if event.kind == "rollback"}
-    return [_incident(event, answers) for event in events if event.kind == "incident"]
+    return [
+        _incident(event, _answer(event, events[place:]))
+        for place, event in enumerate(events, start=1)
+        if event.kind == "incident"
+    ]
+
+
+def _answer(asked: Event, later: Sequence[Event]) -> Event | None:
+    """The rollback after an incident, of it: what comes back at the same step has its own.
+
+    Who died in between was followed by another attempt, which wrote it.
+    """
+    for event in later:
+        is_same = _key(event) == _key(asked)
+        if event.kind == "rollback" and is_same:
+            return event
+        if event.kind == "incident" and is_same:
+            return None
+    return None
 
 
 def _key(event: Event) -> tuple[Any, ...]:
     about = _about(event)
-    return event.data.get("attempt"), about.get("kind"), about.get("step"), about.get("value")
+    return about.get("kind"), about.get("step"), about.get("value")
 
 
 def _about(event: Event) -> dict[str, Any]:
@@ -99,11 +116,10 @@ def _about(event: Event) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _incident(event: Event, answers: dict[tuple[Any, ...], Event]) -> dict[str, Any]:
+def _incident(event: Event, answer: Event | None) -> dict[str, Any]:
     found = _about(event)
     plan = event.data.get("plan")
     asked = plan if isinstance(plan, dict) else {}
-    answer = answers.get(_key(event))
     return {
         "kind": found.get("kind"),
         "step": found.get("step"),
