@@ -107,6 +107,9 @@ def test_what_comes_back_at_the_same_step_has_an_answer_of_its_own() -> None:
         events.append(event("rollback", attempt=attempt, incident=struck, step=step))
     events.append(event("incident", attempt=2, incident=struck))
     assert [each["resumed_step"] for each in incidents(events)] == [125, 100, 75, None]
+    # What was done about the second was not done about the first.
+    del events[1]
+    assert [each["resumed_step"] for each in incidents(events)] == [None, 100, 75, None]
 
 
 def test_what_another_version_wrote_makes_no_error() -> None:

@@ -62,7 +62,7 @@ def test_a_batch_whose_first_tensor_is_odd_is_read_as_far_as_it_can_be(name: str
 
 def test_the_same_numbers_in_another_order_are_another_batch() -> None:
     prints = []
-    for x in (torch.arange(8.0), torch.arange(8.0), torch.arange(8.0).flip(0)):
+    for x in (torch.arange(2.0), torch.arange(2.0), torch.arange(2.0).flip(0)):
         readings = DataReadings()
         readings.note(x, 0.0, None)
         prints.append(readings.take()["data/batch"])
