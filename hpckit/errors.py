@@ -69,6 +69,10 @@ class SubmissionRefused(HpckitError):
     """The scheduler looked at the job and said no."""
 
 
+class ChainTaken(HpckitError):
+    """Two wanted to go on with a run in the same moment, and this was not the first."""
+
+
 class SubmissionUnclear(HpckitError):
     """The scheduler's answer was lost: the job may exist or not, and its name tells."""
 

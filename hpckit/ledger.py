@@ -74,6 +74,23 @@ def last(events: list[Event], kind: str) -> Event | None:
     return next((event for event in reversed(events) if event.kind == kind), None)
 
 
+def submission_of(events: list[Event]) -> Event | None:
+    """The newest submission: each says which one it is, whatever the clocks say."""
+    found = [event for event in events if event.kind == "submit"]
+    return max(found, key=lambda event: (event.data.get("serial", 0), event.time), default=None)
+
+
+def is_cancelled(events: list[Event]) -> bool:
+    """Whether a person's cancel stands: one who starts the run again takes it back."""
+    said = [event for event in events if event.kind == "cancel" or _is_by_hand(event)]
+    newest = max(said, key=lambda event: event.time, default=None)
+    return newest is not None and newest.kind == "cancel"
+
+
+def _is_by_hand(event: Event) -> bool:
+    return event.kind == "restart" and bool(event.data.get("by_hand"))
+
+
 def final(events: list[Event]) -> Event | None:
     """The end of a run: the first one that was written of its newest submission.
 
@@ -83,7 +100,7 @@ def final(events: list[Event]) -> Event | None:
     """
     numbers = [int(event.data.get("number", 0)) for event in events if event.kind == "attempt"]
     newest = max(numbers, default=0)
-    submission = last(events, "submit")
+    submission = submission_of(events)
     for event in events:
         if (
             event.kind == "finished"

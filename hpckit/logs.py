@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpckit.files import read_json
-from hpckit.run import Attempt, Run, chain_folder
+from hpckit.run import Attempt, Run
 
 BLOCK = 65_536
 # A follower of a huge log takes it in pieces.
@@ -27,7 +27,7 @@ def rank_log(attempt: Attempt, rank: int) -> Path | None:
 def worker_log(run: Run, attempt: Attempt) -> Path:
     """What the worker itself, and Slurm, printed for an attempt."""
     about = attempt.about()
-    return chain_folder(run.home, about.get("chain", 1)) / str(about.get("log"))
+    return run.chain_folder(about.get("chain", 1)) / str(about.get("log"))
 
 
 def newest_link_log(run: Run) -> Path | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hpckit.clock import iso, seconds_of
 from hpckit.errors import NotFound, SpecError, UsageError
 from hpckit.files import read_json, write_json
-from hpckit.ledger import Ledger
+from hpckit.ledger import Event, Ledger, is_cancelled, submission_of
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -70,6 +70,25 @@ class Run:
     def home_ledger(self) -> Ledger:
         """Where the submission is written down."""
         return Ledger(self.home / "ledger")
+
+    @property
+    def job_names(self) -> list[str]:
+        """What the run's jobs are called: a point's later attempts have its own name."""
+        return list(dict.fromkeys((self.home_id, self.id)))
+
+    def chain_folder(self, number: int) -> Path:
+        """Where the script, the pickle and the workers' logs of one of its arrays stand."""
+        own = chain_folder(self.dir, number)
+        return own if own.is_dir() else chain_folder(self.home, number)
+
+    def submission(self) -> Event | None:
+        """The newest one: what was handed to the scheduler before does nothing any more."""
+        return submission_of(self.ledger().events()) or submission_of(self.home_ledger().events())
+
+    def is_cancelled(self) -> bool:
+        """Whether a person has said so, and has not started it again since."""
+        home = self.home_ledger().events() if self.point is not None else []
+        return is_cancelled([*home, *self.ledger().events()])
 
     def spec(self) -> JobSpec:
         """The resolved spec, with a point's own parameters in it."""
@@ -131,9 +150,10 @@ class Attempt:
         return found if isinstance(found, dict) else {}
 
     def ended(self) -> dict[str, Any] | None:
-        """How it ended: what the next attempt found out, else its own word, else nothing."""
+        """How it ended: what was found out after it, else its own word, else nothing."""
         after = self.dir.with_name(f"{self.number + 1:03d}") / "previous.json"
-        found = read_json(after) or read_json(self.dir / "ended.json")
+        settled = read_json(after) or read_json(self.dir / "settled.json")
+        found = settled or read_json(self.dir / "ended.json")
         return found if isinstance(found, dict) else None
 
     def program(self) -> dict[str, Any] | None:
@@ -150,6 +170,21 @@ class Attempt:
     def launches(self) -> list[Path]:
         """The log folders of the launches, oldest first."""
         return launches_in(self.dir / "logs")
+
+
+def served_by_another(run: Path, attempt: int, launch: int) -> bool:
+    """Whether a later attempt, or a later launch of the same one, has begun.
+
+    Every process of a run asks before it writes what others go by; a folder that cannot be read
+    just now says nothing.
+    """
+    attempts = run / "attempts"
+    with contextlib.suppress(OSError):
+        if any(name.isdigit() and int(name) > attempt for name in os.listdir(attempts)):
+            return True
+        newest = launches_in(attempts / f"{attempt:03d}" / "logs")[-1:]
+        return any(int(path.name.removeprefix("launch-")) > launch for path in newest)
+    return False
 
 
 def launches_in(folder: Path) -> list[Path]:
@@ -193,6 +228,15 @@ def point_run(sweep: Run, index: int, params: dict[str, Any]) -> Run:
 def chain_folder(home: Path, number: int) -> Path:
     """Where the script, the pickle and the workers' logs of one array stand."""
     return home / "chains" / f"{number:03d}"
+
+
+def chain_numbers(run: Run) -> list[int]:
+    """The chains that were ever announced for a run, or for the sweep that it is a point of."""
+    found: set[int] = set()
+    for folder in {run.home, run.dir}:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found |= {int(name) for name in os.listdir(folder / "chains") if name.isdigit()}
+    return sorted(found)
 
 
 def point_name(index: int) -> str:

@@ -14,10 +14,11 @@ from hpckit.run import IDENTITY, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.spec import spec_from_json
 from hpckit.worker import link as links
+from hpckit.worker import settling
 from hpckit.worker import watch as watches
 from hpckit.worker.link import Link
 from hpckit.worker.outcome import Outcome
-from hpckit.worker.watch import Signals
+from hpckit.worker.signals import Signals
 from tests.test_outcome import status
 
 
@@ -40,6 +41,9 @@ class Answering:
     def history(self, names, since):
         return self.told
 
+    def update(self, array_id, tasks, changed):
+        self.changed = (array_id, list(tasks), changed)
+
     def cancel(self, job_ids, *, pending_only=False):
         self.cancelled.append((list(job_ids), pending_only))
 
@@ -48,17 +52,19 @@ class Answering:
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    monkeypatch.setattr(links.time, "sleep", lambda _: None)
+    monkeypatch.setattr(settling.time, "sleep", lambda _: None)
     about = identity(run_id="a/b", name="a", scheduler="slurm", params={})
     write_json(tmp_path / IDENTITY, about)
     found = open_run(tmp_path)
     assert found is not None
+    spec = spec_from_json({"name": "a", "program": "x", "limits": {"attempts": 12}})
+    write_json(tmp_path / "spec.json", spec.to_json())
     found.ledger("submitter").write("submit", chains=[1])
     return found
 
 
 def make_link(run, scheduler, task=2):
-    chain = {"number": 1, "offset": 0, "size": 12}
+    chain = {"number": 1, "offset": 0, "size": 12, "home": str(run.dir)}
     return Link(run=run, chain=chain, task=task, scheduler=scheduler, signals=Signals())
 
 
@@ -134,7 +140,8 @@ def test_a_wish_to_cancel_that_no_scancel_followed_is_obeyed(run, monkeypatch):
 
 
 def test_an_older_submission_does_nothing(run, monkeypatch):
-    run.ledger("person").write("submit", chains=[2])
+    run.ledger("person").write("submit", chains=[2], serial=1)
+    run.ledger("person").write("submitted", chain=2, job_id="7")
     assert not went_on(make_link(run, Answering([])), monkeypatch)
 
 
@@ -165,9 +172,9 @@ def test_who_dies_while_writing_the_end_has_ended_the_run_already(run, monkeypat
 def test_a_doubtful_end_on_a_job_that_slurm_has_given_up_is_not_judged(run):
     link = make_link(run, Answering([dataclasses.replace(job(Phase.ENDED), job_id="1_2")]))
     lost = Outcome(state="failed", reason="1 of 1 ranks ended without a word", is_doubtful=True)
-    assert link._weighed(lost, before(run)).state is None
+    assert link._checked(lost).state is None
     alive = dataclasses.replace(job(Phase.RUNNING), job_id="1_2")
-    assert make_link(run, Answering([alive]))._weighed(lost, before(run)).state == "failed"
+    assert make_link(run, Answering([alive]))._checked(lost).state == "failed"
 
 
 def test_a_signal_that_comes_early_is_held_back_until_the_time_that_was_promised(run, monkeypatch):

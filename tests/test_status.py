@@ -17,6 +17,7 @@ from hpckit.ledger import Event
 from hpckit.run import IDENTITY, Attempt, Run, identity, open_run, point_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.scheduler.local_state import Process
+from hpckit.spec import spec_from_json
 from hpckit.status.state import LOST, Answer, Facts, assign, decide, facts_of, in_foreground
 from hpckit.status.steps import incidents
 from hpckit.status.view import _step
@@ -27,6 +28,8 @@ NOW = time.time()
 
 @pytest.fixture
 def run(tmp_path):
+    spec = spec_from_json({"name": "a", "program": "x", "limits": {"attempts": 2}})
+    write_json(tmp_path / "spec.json", spec.to_json())
     return Run(
         dir=tmp_path,
         id="a/b",
@@ -101,11 +104,32 @@ def test_a_person_s_scancel_is_final(run):
     assert decided(facts(run, *SUBMITTED), ended).state == "cancelled"
 
 
-def test_a_chain_that_is_used_up_has_stopped(run):
-    ended = job(phase=Phase.ENDED, cause=Cause.NODE_FAIL, started="2026-07-20T02:14:05Z")
-    found = decided(facts(run, *SUBMITTED), ended)
-    assert (found.state, found.exit_code) == ("stopped", 3)
-    assert found.reason == "node failed; no attempt is left in the queue"
+LOST_ITS_NODE = job(phase=Phase.ENDED, cause=Cause.NODE_FAIL, started="2026-01-01T00:00:00Z")
+
+
+def test_a_run_that_nobody_goes_on_with_says_who_could(run):
+    found = decided(facts(run, *SUBMITTED), LOST_ITS_NODE)
+    assert (found.state, found.is_final) == ("healing", False)
+    expected = "node failed; no attempt is queued: hpckit guard starts the next one"
+    assert found.reason == expected
+
+
+def test_a_run_whose_attempts_are_used_up_has_stopped(run):
+    used = [run.claim_attempt({"job_id": f"1_{number}"}) for number in (1, 2)]
+    found = decided(facts(run, *SUBMITTED, attempts=used), LOST_ITS_NODE)
+    assert (found.state, found.reason) == ("stopped", "node failed; all 2 attempts are used")
+
+
+def test_a_scancel_of_what_only_waited_is_final_unless_hpckit_said_so_before(run):
+    waited = job(phase=Phase.ENDED, cause=Cause.CANCELLED, task=2, job_id="1_2", started=None)
+    assert decided(facts(run, *SUBMITTED), LOST_ITS_NODE, waited).state == "cancelled"
+    ours = event("scancel", jobs=["1_2"])
+    assert decided(facts(run, *SUBMITTED, ours), LOST_ITS_NODE, waited).state == "healing"
+    rest = job(phase=Phase.ENDED, cause=Cause.CANCELLED, task=None, job_id="1", started=None)
+    rest = dataclasses.replace(rest, pending_tasks=(2, 3))
+    assert decided(facts(run, *SUBMITTED, ours), LOST_ITS_NODE, rest).state == "cancelled"
+    both = event("scancel", jobs=["1_2", "1_3"])
+    assert decided(facts(run, *SUBMITTED, both), LOST_ITS_NODE, rest).state == "healing"
 
 
 def test_a_submission_that_was_cut_off_is_told_apart_from_one_under_way(run):
@@ -141,7 +165,7 @@ def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
     fact = facts(run, *SUBMITTED, attempts=[attempt])
     old = job(phase=Phase.PENDING, task=None, job_id="1", pending_tasks=(1, 2))
     assert decided(fact, old).state == "running"
-    assert decided(fact, job(phase=Phase.ENDED, cause=Cause.NODE_FAIL)).state == "stopped"
+    assert decided(fact, job(phase=Phase.ENDED, cause=Cause.NODE_FAIL)).state == "healing"
     assert decided(fact, old, silent="no answer").state == "unknown"
 
 

@@ -75,7 +75,9 @@ def test_a_run_is_an_array_with_one_task_at_a_time():
 def test_more_attempts_than_an_array_holds_are_cut_and_said():
     made = make_plan(limits={"attempts": 20}, max_array_size=10)
     assert made.chains[0].header["array"] == "1-9%1"
-    assert made.warnings == ("limits.attempts: this Slurm allows 9 links in a chain",)
+    assert made.warnings == (
+        "limits.attempts: this Slurm allows 9 links in a chain; the last submits more",
+    )
 
 
 def test_a_sweep_is_split_where_an_array_ends():

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Event
 
-# The events that a training writes.
-TRAINED = ("resumed", "incident", "rollback", "stopped")
+# The events that tell what became of a training.
+TRAINED = ("resumed", "incident", "rollback", "restart", "stopped")
+# An event of an attempt that no launch of it has written comes after all of them.
+LAST = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +41,28 @@ def starts(events: Iterable[Event]) -> list[Start]:
 def believed(events: Iterable[Event]) -> list[Event]:
     """What trainings wrote while they served the run, attempt by attempt.
 
-    On a node that was given up for lost a training may live on: what it writes when a later
-    attempt has begun is no part of the run.
+    On a node that was given up for lost a training may live on, and so may a process that refused
+    to die: what it writes when a later attempt or launch has begun is no part of the run.
     """
-    trained = [event for event in events if event.kind in TRAINED and _attempt(event)]
-    began: dict[int, str] = {}
+    trained = [event for event in events if event.kind in TRAINED and _place(event)[0]]
+    began: dict[tuple[int, int], str] = {}
     for event in trained:
         if event.kind == "resumed":
-            number = _attempt(event)
-            began[number] = min(began.get(number, event.time), event.time)
+            place = _place(event)
+            began[place] = min(began.get(place, event.time), event.time)
     found = [
         event
         for event in trained
-        if all(event.time <= time for number, time in began.items() if number > _attempt(event))
+        if all(event.time <= time for place, time in began.items() if place > _place(event))
     ]
     # Clocks of two machines may differ; the order of attempts is sure.
-    return sorted(found, key=_attempt)
+    return sorted(found, key=lambda event: _place(event)[0])
 
 
-def _attempt(event: Event) -> int:
-    number = event.data.get("attempt")
-    return number if isinstance(number, int) else 0
+def _place(event: Event) -> tuple[int, int]:
+    """The attempt and the launch that an event speaks of."""
+    attempt, launch = event.data.get("attempt"), event.data.get("launch", LAST)
+    return (attempt, launch) if isinstance(attempt, int) and isinstance(launch, int) else (0, 0)
 
 
 def counts(step: int, segment: Segment, starts: Iterable[Start]) -> bool:

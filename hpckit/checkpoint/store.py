@@ -89,6 +89,11 @@ class Store:
         search = Search(self, tell)
         return search.chosen(reversed(search.on_branch()))
 
+    def intact(self, name: str, tell: Tell) -> Checkpoint | None:
+        """The one of this name, if it is whole."""
+        search = Search(self, tell)
+        return search.chosen(each for each in self.all() if each.name == name)
+
     def newest_good(self, before: int | None, back: int, tell: Tell) -> Checkpoint | None:
         """The newest good one that is not after step `before`, or the one `back` further back.
 

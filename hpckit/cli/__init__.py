@@ -21,6 +21,8 @@ COMMANDS = {
     "watch": ("watch:watch", "Follow a run until it ends."),
     "checkpoint": ("checkpoint:checkpoint", "List what a run has saved; export its weights."),
     "cancel": ("cancel:cancel", "Cancel runs, for good."),
+    "restart": ("restart:restart", "Start a run again, changed if need be."),
+    "guard": ("guard:guard", "Start the next attempt of runs that have none."),
     "prune": ("prune:prune", "Delete what old runs no longer need."),
     "doctor": ("doctor:doctor", "Look for what would go wrong here."),
     "cluster": ("cluster:cluster", "A real Slurm on this machine, for development."),

@@ -196,12 +196,13 @@ def _last_words(told: dict[str, Any]) -> list[str]:
 
 def sweep_text(told: dict[str, Any]) -> str:
     """A sweep as a table: each point with what is varied."""
+    from hpckit.heal.changes import get_path
     from hpckit.paint import paint, short, table
 
     head = f"{paint(told['run'], 'bold')}   {told['points']} runs: {told['reason']}"
     rows = []
     for point in told["runs"]:
-        values = [short(_value(point["params"], key)) for key in told["varied"]]
+        values = [short(get_path(point["params"], key)) for key in told["varied"]]
         number = point["run"].rpartition("/")[2]
         job = str(point["job_id"] or "-")
         reason = "" if point["reason"] == point["state"] else str(point["reason"] or "")
@@ -209,10 +210,3 @@ def sweep_text(told: dict[str, Any]) -> str:
     columns = ["point", *told["varied"], "state", "job", "why"]
     body = table(columns, rows, right=(0,), state=len(columns) - 3)
     return f"{head}\nfolder  {told['dir']}\n\n{body}"
-
-
-def _value(params: dict[str, Any], path: str) -> Any:
-    found: Any = params
-    for key in path.split("."):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found

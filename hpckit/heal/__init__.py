@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hpckit.heal.past import Past
 from hpckit.heal.plan import Plan
-from hpckit.heal.policy import Rules, decide
+from hpckit.heal.policy import decide
+from hpckit.heal.rules import Rules
 
 __all__ = ["Past", "Plan", "Rules", "decide"]

@@ -67,6 +67,14 @@ def set_path(params: MutableMapping[str, Any], path: str, change: Change) -> tup
     return old, new
 
 
+def get_path(params: Mapping[str, Any], path: str) -> Any:
+    """The parameter at a dotted path; None where there is none."""
+    found: Any = params
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def _paths(params: Mapping[str, Any], above: str = "") -> Iterable[str]:
     for name, value in params.items():
         yield above + name

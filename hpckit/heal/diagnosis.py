@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from hpckit.heal.changes import OF_OPTIMIZERS, asked
 from hpckit.heal.past import Past
 from hpckit.monitor.incident import Incident, number
+from hpckit.spec.parts import INFRASTRUCTURE
 
 # So many of the incidents of before are told one by one.
 TOLD = 3
@@ -57,13 +58,26 @@ def exhausted(incident: Incident, spent: Sequence[Past], limit: int) -> str:
     if not limit:
         return f"{of_one(incident)}. heal.{incident.kind}.limit is 0, so nothing was tried"
     times = "once" if len(spent) == 1 else f"{len(spent)} times"
+    did = "was started again" if incident.kind in INFRASTRUCTURE else "went back"
+    return (
+        f"{did} {times} without lasting progress, and heal.{incident.kind}.limit is {limit}: "
+        f"{_story(incident, spent)}"
+    )
+
+
+def in_vain(incident: Incident, tried: Sequence[Past]) -> str:
+    """What the last restarts were for, none of which came further than the one before."""
+    return f"no progress in {len(tried)} restarts: {_story(incident, tried)}"
+
+
+def _story(incident: Incident, spent: Sequence[Past]) -> str:
     shown = [f"{of_one(past.incident)} -> {_tried(past)}" for past in spent[-TOLD:]]
+    if len(set(shown)) == 1 and len(shown) > 1:
+        shown = [f"{shown[0]}, each time"]
     if len(spent) > TOLD:
         shown.insert(0, f"{len(spent) - TOLD} more before these")
-    return (
-        f"went back {times} without lasting progress, and heal.{incident.kind}.limit is {limit}: "
-        f"{'; '.join(shown)}; now {of_one(incident)}"
-    )
+    again = bool(spent) and of_one(spent[-1].incident) == of_one(incident)
+    return "; ".join([*shown, "now the same" if again else f"now {of_one(incident)}"])
 
 
 def of_one(incident: Incident) -> str:
@@ -110,5 +124,6 @@ def _growth_words(incident: Incident) -> str:
 
 
 def _tried(past: Past) -> str:
-    changes = asked(past.plan) or "nothing changed"
-    return f"went on from step {past.step}, {changes}"
+    benign = past.incident.kind in INFRASTRUCTURE
+    changes = asked(past.plan) or ("" if benign else "nothing changed")
+    return ", ".join([f"went on from step {past.step}", *([changes] if changes else [])])

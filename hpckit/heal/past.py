@@ -19,5 +19,7 @@ class Past:
     step: int
     # Healthy steps past that and the incident, up to the next one that was acted on, or to now.
     healthy: int
+    # Steps by which what is saved has grown since; None where nobody knows.
+    gained: int | None = None
     # By optimizer: the gradient norm that was usual then.
     usual: Mapping[str, float] = field(default_factory=dict)

@@ -11,6 +11,8 @@ from hpckit.heal.changes import asked
 from hpckit.spec.parts import Change
 
 Do = Literal["tell", "skip", "rollback", "relaunch", "resubmit", "stop"]
+# A training whose plan is `relaunch` or `resubmit` ends with this: who started it reads the plan.
+RESTART_CODE = 76
 # The plans after which the run goes on from a state of before.
 RESTARTS: tuple[Do, ...] = ("rollback", "relaunch", "resubmit")
 
@@ -29,6 +31,11 @@ class Plan:
     before: int | None = None
     # How many good states further back than the newest good one of that step or an earlier one.
     back: int = 0
+    # The numbers are not to blame: any state that is intact will do, the newest first.
+    intact: bool = False
+    # Nodes that the next attempt must not get, and how long it waits for a better cluster.
+    exclude: tuple[str, ...] = ()
+    wait_s: int = 0
     # Of `stop`: what a person needs in order to go on.
     diagnosis: str | None = None
 
@@ -45,9 +52,15 @@ class Plan:
             parts.append(asked(self))
         if self.skip_batches:
             parts.append(f"{self.skip_batches} batch{'es' * (self.skip_batches > 1)} skipped")
+        if self.exclude:
+            parts.append(f"without {', '.join(self.exclude)}")
+        if self.wait_s:
+            parts.append(f"not within {self.wait_s} s")
         return ", ".join(parts)
 
     def _where(self) -> str:
+        if self.intact:
+            return f"{_DOES[self.do]} the newest state that is intact"
         since = "" if self.before is None else f" before step {self.before}"
         if not self.back:
             return f"{_DOES[self.do]} the newest good state{since}"
@@ -59,6 +72,7 @@ class Plan:
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         fields["changes"] = {name: _fields(change) for name, change in self.changes.items()}
         fields["of"] = None if self.of is None else list(self.of)
+        fields["exclude"] = list(self.exclude)
         return {**fields, "sentence": str(self)}
 
     @classmethod
@@ -68,7 +82,8 @@ class Plan:
         known = {name: fields[name] for name in names if name in fields}
         changes = {name: Change(**each) for name, each in known.pop("changes", {}).items()}
         of = known.pop("of", None)
-        return cls(**known, changes=changes, of=None if of is None else tuple(of))
+        exclude = tuple(known.pop("exclude", ()))
+        return cls(**known, changes=changes, of=None if of is None else tuple(of), exclude=exclude)
 
 
 _DOES: dict[Do, str] = {

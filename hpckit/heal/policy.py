@@ -5,106 +5,44 @@ has not gone away. Every other kind is a trouble of its own.
 
 A trouble's restarts are *spent*, and when the remedy's limit of them is spent, the run is stopped.
 Progress refills: after `refill_steps` healthy steps nothing that was done before counts any more.
-Nor does it after a stop: a person looked at the run and started it again.
+Nor does it after a stop, or after a restart by hand: a person looked at the run.
 
-Earlier than that it is stopped where two restarts with tightened clip or learning rate met the
-same growth in the same parameter again: that is in the model, see hpckit.heal.diagnosis.
+Three restarts in a row that brought nothing stop the run, whatever they were for, and so do two
+attempts in a row that the program ended before its first step.
 
-A state from before the trouble's onset is wanted. But a growth that began long ago has done little
-for most of its time, and to replay it all is dear: the first restart takes it to have begun no
-more than `NEAR` steps ago. Should the trouble come back before the run is `confirm_steps` past the
-former incident, what it went back to may already have been damaged: then the oldest onset counts,
-and one good state further back than the one before.
+Of the numbers' troubles: it is stopped earlier where two restarts with tightened clip or learning
+rate met the same growth in the same parameter again: that is in the model, see
+hpckit.heal.diagnosis. A state from before the trouble's onset is wanted. But a growth that began
+long ago has done little for most of its time, and to replay it all is dear: the first restart takes
+it to have begun no more than `NEAR` steps ago. Should the trouble come back before the run is
+`confirm_steps` past the former incident, what it went back to may already have been damaged: then
+the oldest onset counts, and one good state further back than the one before.
+
+Of the machine's troubles: any intact state will do, the newest first. What fails is started again
+in its allocation, and when that is spent once more in another one. An error of Python that comes
+back at the same place without having come further is the program's own: it is stopped.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from hpckit.errors import UsageError
 from hpckit.heal import diagnosis
+from hpckit.heal.budget import MOST_IN_VAIN, counting, died_early_before, in_vain, spent
 from hpckit.heal.changes import OF_OPTIMIZERS
 from hpckit.heal.past import Past
-from hpckit.heal.plan import Plan
+from hpckit.heal.plan import Do, Plan
+from hpckit.heal.rules import Rules
 from hpckit.monitor.incident import Incident
-from hpckit.monitor.reading import MAIN
-from hpckit.spec.parts import Change, Checkpoint, Remedy
+from hpckit.spec.parts import INFRASTRUCTURE, Remedy
 
-if TYPE_CHECKING:
-    from hpckit.spec.job import JobSpec
-
-ONE_TROUBLE = ("explosion", "non_finite", "loss_lost")
-# Half the clip alone lets one run of six be lost unseen; half the learning rate alone heals them
-# all, and both together need fewer restarts.
-TIGHTENED = Remedy(
-    do="rollback",
-    change={"clip": Change(times=0.5), "lr": Change(times=0.5)},
-    of="blamed",
-    skip_batches=100,
-    limit=3,
-)
-# Nothing is known of what a rule saw but that it was in this batch.
-AS_IT_WAS = Remedy(do="rollback", change={}, skip_batches=1, limit=3)
-DEFAULTS: Mapping[str, Remedy] = dict.fromkeys(ONE_TROUBLE, TIGHTENED)
-NOT_SAID = Remedy()
-# What a script calls an optimizer that is the only one.
-ALONE = "optimizer"
-# So many healthy steps, or so many times what confirms a checkpoint, are progress.
-REFILL_STEPS = 1000
-REFILL_TIMES = 10
 # With a state in memory every 25 steps a first restart replays 150 at most, if one of them is good.
 NEAR = 125
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What the policy knows of a run.
-
-    Where the optimizers are known, a remedy of another one is refused: it would change nothing.
-    """
-
-    remedies: Mapping[str, Remedy] = field(default_factory=dict)
-    # Their names; empty where they are not known.
-    optimizers: tuple[str, ...] = ()
-    confirm_steps: int = Checkpoint.confirm_steps
-
-    def __post_init__(self) -> None:
-        for kind, remedy in self.remedies.items():
-            if remedy.of in (None, "blamed", "all") or not self.optimizers:
-                continue
-            if self.registered(str(remedy.of)) not in self.optimizers:
-                raise UsageError(
-                    f"heal.{kind}.of: no optimizer is registered as {remedy.of}",
-                    f"write blamed, all, or one of these: {', '.join(self.optimizers)}",
-                )
-
-    def registered(self, name: str) -> str:
-        """The name that an optimizer is known by."""
-        is_main = name == ALONE and name not in self.optimizers and MAIN in self.optimizers
-        return MAIN if is_main else name
-
-    @classmethod
-    def of(cls, spec: JobSpec) -> Rules:
-        """As a spec asks for it."""
-        return cls(
-            remedies=spec.heal,
-            optimizers=tuple(spec.monitor.optimizers),
-            confirm_steps=spec.checkpoint.confirm_steps,
-        )
-
-    @property
-    def refill_steps(self) -> int:
-        """How many healthy steps after a restart are progress."""
-        return max(REFILL_STEPS, REFILL_TIMES * self.confirm_steps)
-
-    def remedy(self, kind: str) -> Remedy:
-        """What is done about a kind: what the spec says of it, and the defaults for the rest."""
-        given = vars(self.remedies.get(kind, NOT_SAID))
-        said = {name: value for name, value in given.items() if value != getattr(NOT_SAID, name)}
-        return dataclasses.replace(DEFAULTS.get(kind, AS_IT_WAS), **said)
+# Where the cluster is the cause and nothing was gained, the next attempt waits, twice as long each
+# time.
+WAIT_S = 60
+LONGEST_WAIT_S = 900
+OF_THE_CLUSTER = ("node_failure", "preemption")
 
 
 def decide(incident: Incident, history: Sequence[Past], rules: Rules) -> Plan:
@@ -118,28 +56,41 @@ def decide(incident: Incident, history: Sequence[Past], rules: Rules) -> Plan:
         return Plan(do="tell", reason=f"heal.{incident.kind} says: tell")
     if remedy.do == "stop":
         return _stop(f"heal.{incident.kind} says: stop", diagnosis.of_one(incident))
-    spent = _spent(incident, history, rules)
-    if diagnosis.is_structural(incident, spent, rules.confirm_steps):
-        reason = "the same growth in the same parameter, after two restarts"
-        return _stop(reason, diagnosis.structural(incident, spent))
-    if len(spent) >= (remedy.limit or 0):
-        reason = f"heal.{incident.kind}.limit of {remedy.limit} is spent"
-        return _stop(reason, diagnosis.exhausted(incident, spent, remedy.limit or 0))
-    return _restart(incident, spent, remedy, rules)
+    counted = counting(history, rules)
+    of_this = spent(incident, counted)
+    decided = _repair if incident.kind in INFRASTRUCTURE else _heal
+    plan = decided(incident, of_this, remedy, rules, in_vain(counted))
+    if not plan.restarts:
+        return plan
+    if in_vain(counted) >= MOST_IN_VAIN:
+        tried = counted[-MOST_IN_VAIN:]
+        return _stop("no progress in three restarts", diagnosis.in_vain(incident, tried))
+    if plan.do == "resubmit" and died_early_before(incident, counted):
+        reason = "two attempts in a row came to no step"
+        return _stop(reason, f"{reason}: {diagnosis.of_one(incident)}")
+    return plan
 
 
 def _stop(reason: str, told: str) -> Plan:
     return Plan(do="stop", reason=reason, diagnosis=told)
 
 
-def _restart(incident: Incident, spent: Sequence[Past], remedy: Remedy, rules: Rules) -> Plan:
-    assert remedy.do in ("rollback", "relaunch", "resubmit")
+def _heal(
+    incident: Incident, spent: Sequence[Past], remedy: Remedy, rules: Rules, _in_vain: int
+) -> Plan:
+    """About numbers that went wrong."""
+    if diagnosis.is_structural(incident, spent, rules.confirm_steps):
+        reason = "the same growth in the same parameter, after two restarts"
+        return _stop(reason, diagnosis.structural(incident, spent))
+    limit = remedy.limit or 0
+    if len(spent) >= limit:
+        return _exhausted(incident, spent, limit)
     back = _back(incident, spent, rules)
-    reason = f"{incident.kind} at step {incident.step}: restart {len(spent) + 1} of {remedy.limit}"
+    reason = f"{incident.kind} at step {incident.step}: restart {len(spent) + 1} of {limit}"
     if back:
         reason += f"; the one from step {spent[-1].step} came no further than before"
     return Plan(
-        do=remedy.do,
+        do=remedy.do or "rollback",
         reason=reason,
         changes=dict(remedy.change or {}),
         of=_whose(incident, remedy, rules),
@@ -149,22 +100,49 @@ def _restart(incident: Incident, spent: Sequence[Past], remedy: Remedy, rules: R
     )
 
 
-def _spent(incident: Incident, history: Sequence[Past], rules: Rules) -> list[Past]:
-    """The restarts for the same trouble that still count."""
-    found: list[Past] = []
-    for past in history:
-        if past.plan.do == "stop":
-            found.clear()
-        elif past.plan.restarts:
-            found.append(past)
-            if past.healthy >= rules.refill_steps:
-                found.clear()
-    trouble = _trouble(incident.kind)
-    return [past for past in found if _trouble(past.incident.kind) == trouble]
+def _repair(
+    incident: Incident, spent: Sequence[Past], remedy: Remedy, _rules: Rules, in_vain: int
+) -> Plan:
+    """About a program that ended, or a machine that failed it."""
+    if spent and _is_same_error(incident, spent[-1]):
+        reason = "the same error at the same place, after a restart"
+        return _stop(reason, f"{incident.said}, once more: a restart does not mend that")
+    do: Do = remedy.do or "resubmit"
+    tries = len(spent)
+    # When it is spent here, another allocation may be better.
+    most = remedy.limit
+    if most is not None and tries >= most:
+        if do != "relaunch" or tries > most or not most:
+            return _exhausted(incident, spent, most)
+        do = "resubmit"
+    where = "" if most is None else f" of {most + (remedy.do == 'relaunch')}"
+    waits = WAIT_S * 2 ** (in_vain - 1) if incident.kind in OF_THE_CLUSTER and in_vain else 0
+    return Plan(
+        do=do,
+        reason=f"{incident.kind} at step {incident.step}: restart {tries + 1}{where}",
+        changes=dict(remedy.change or {}),
+        intact=True,
+        exclude=_bad_nodes(incident, do),
+        wait_s=min(waits, LONGEST_WAIT_S),
+    )
 
 
-def _trouble(kind: str) -> str:
-    return ONE_TROUBLE[0] if kind in ONE_TROUBLE else kind
+def _is_same_error(incident: Incident, before: Past) -> bool:
+    """Whether it came no further than to where it failed before."""
+    earlier = before.incident
+    same = incident.place is not None and incident.place == earlier.place
+    return same and incident.step <= earlier.step
+
+
+def _bad_nodes(incident: Incident, do: Do) -> tuple[str, ...]:
+    """What could not be mended on a node may be its fault."""
+    is_suspect = incident.kind == "node_failure" or (incident.kind == "hang" and do == "resubmit")
+    return (incident.node,) if is_suspect and incident.node is not None else ()
+
+
+def _exhausted(incident: Incident, spent: Sequence[Past], limit: int) -> Plan:
+    reason = f"heal.{incident.kind}.limit of {limit} is spent"
+    return _stop(reason, diagnosis.exhausted(incident, spent, limit))
 
 
 def _whose(incident: Incident, remedy: Remedy, rules: Rules) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from hpckit.train import random_states
 from hpckit.train.keeper import loaded
 from hpckit.train.outside import Outside
 from hpckit.train.place import Trail, Window
+from hpckit.train.pulse import BETWEEN, STEP
 from hpckit.train.rates import scale_rates, set_rates
 from hpckit.train.returning import Returning
 from hpckit.train.session import Session
@@ -135,6 +137,7 @@ class Hosted(Session):
 
     def note_batch(self, batch: Any, waited_s: float, expected: int | None) -> None:
         """A batch was handed out."""
+        self.phase = STEP
         self._data.note(batch, waited_s, expected)
 
     def add_loss(self, loss: Tensor) -> None:
@@ -155,6 +158,8 @@ class Hosted(Session):
         validation. A save waits for such a boundary, but not for long.
         """
         assert self._where is not None
+        # What comes until the next batch may be a validation.
+        self.phase = BETWEEN
         if not self.stepper.has_stepped:
             return False
         here = dataclasses.replace(self.place, taken=self._where.taken, skip=[])
@@ -243,4 +248,8 @@ class Rates:
 def host(params: Mapping[str, Any] | None) -> Hosted | Outside:
     """This process's part in its run; outside one, something that does nothing."""
     around = Surroundings.of()
-    return Outside(params or {}) if around is None else Hosted(around, params or {})
+    if around is None:
+        return Outside(params or {})
+    hosted = Hosted(around, params or {})
+    hosted.live(os.environ)
+    return hosted

@@ -31,6 +31,11 @@ class Incident:
     parameter: str | None = None
     # The parameter's part of the squared norm.
     share: float | None = None
+    # Of a program's end: where it failed, `train.py:12 in loss: ValueError`, and on which node.
+    place: str | None = None
+    node: str | None = None
+    # No step was done since the attempt began.
+    early: bool = False
 
     @property
     def acts(self) -> bool:
@@ -63,9 +68,10 @@ class Incident:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Incident:
         """The incident again; what another version wrote beside it is passed over."""
-        known = {each.name: fields[each.name] for each in dataclasses.fields(cls)}
+        names = [each.name for each in dataclasses.fields(cls)]
+        known = {name: fields[name] for name in names if name in fields}
         for name in ("value", "usual", "share"):
-            if isinstance(known[name], str):
+            if isinstance(known.get(name), str):
                 known[name] = float(known[name])
         return cls(**known)
 

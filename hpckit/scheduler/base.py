@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Phase(enum.StrEnum):
@@ -58,6 +58,15 @@ class JobStatus:
     signal: int | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changed:
+    """What jobs that wait are to ask for instead, by the spec's names."""
+
+    resources: Mapping[str, Any]
+    exclude: Sequence[str] = ()
+    wait_s: float = 0
+
+
 class Scheduler(Protocol):
     """The one seam to whatever runs the jobs."""
 
@@ -85,6 +94,14 @@ class Scheduler(Protocol):
 
     def cancel(self, job_ids: Sequence[str], *, pending_only: bool = False) -> None:
         """End jobs, arrays ("123") or tasks ("123_4"); those that have ended are no error."""
+        ...
+
+    def update(self, array_id: str, tasks: Sequence[int], changed: Changed) -> None:
+        """Change what tasks of an array ask for that have not started; an error where refused."""
+        ...
+
+    def is_preempted(self, job_id: str) -> bool:
+        """Whether a job that still runs has been told to make room."""
         ...
 
     def max_array_size(self) -> int:

@@ -27,7 +27,7 @@ from hpckit.errors import (
     UsageError,
 )
 from hpckit.scheduler import local_state as state
-from hpckit.scheduler.base import JobStatus
+from hpckit.scheduler.base import Changed, JobStatus
 from hpckit.scheduler.local_status import statuses
 from hpckit.scheduler.local_text import asked, command_of
 from hpckit.scheduler.slurm import CANCELLABLE, clean_environment
@@ -123,6 +123,14 @@ class Local:
                 wanted = tasks_of(tasks.strip("[]")) if tasks else None
                 with self._writable():
                     _cancel(folder, wanted, pending_only)
+
+    def update(self, array_id: str, tasks: Sequence[int], changed: Changed) -> None:
+        """Jobs of this machine are what they were submitted as."""
+        raise HpckitError("jobs of the local scheduler cannot be changed")
+
+    def is_preempted(self, job_id: str) -> bool:
+        """Nobody goes first here."""
+        return False
 
     def max_array_size(self) -> int:
         """Slurm's default, so that what runs here runs there."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from hpckit.errors import HpckitError, SchedulerSilent, SubmissionUnclear
 from hpckit.scheduler import slurm_text
-from hpckit.scheduler.base import JobStatus
+from hpckit.scheduler.base import Changed, JobStatus
 from hpckit.scheduler.slurm_refusal import LOST, no_job_id, sentence
 from hpckit.scheduler.slurm_text import known_states
 
@@ -115,6 +115,21 @@ class Slurm:
             if LOST.search(said):
                 raise SchedulerSilent(f"scancel: {said}", "the jobs may run on: cancel them again")
             raise HpckitError(f"scancel: {said}")
+
+    def update(self, array_id: str, tasks: Sequence[int], changed: Changed) -> None:
+        """One scontrol for all tasks; what a user may not raise is refused."""
+        job = f"{array_id}_[{min(tasks)}-{max(tasks)}]"
+        asked = slurm_text.update_words(changed)
+        answer = run_tool(["scontrol", "update", f"JobId={job}", *asked], ASK_S, env=_asking())
+        if answer.code != 0:
+            said = sentence(answer.code, answer.err or answer.out)
+            raise HpckitError(f"scontrol update {job}: {said}")
+
+    def is_preempted(self, job_id: str) -> bool:
+        """Whether Slurm has set a time by which the job makes room."""
+        answer = _ask(["scontrol", "show", "job", "--oneliner", job_id])
+        found = re.search(r"PreemptTime=(\S+)", answer)
+        return found is not None and found[1] not in ("None", "Unknown", "N/A")
 
     def max_array_size(self) -> int:
         """Slurm's MaxArraySize: one more than the highest index that an array may have."""

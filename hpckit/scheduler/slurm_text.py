@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 
-from hpckit.scheduler.base import Cause, JobStatus, Phase
+from hpckit.errors import HpckitError
+from hpckit.scheduler.base import Cause, Changed, JobStatus, Phase
 
 FIELD, RECORD = "\x1f", "\x1e"
 # The name comes last: it is the one field that a user chooses freely.
@@ -195,3 +197,33 @@ def parse_partitions(output: str) -> list[dict[str, str]]:
         for line in output.splitlines()
         if line.startswith("PartitionName=")
     ]
+
+
+# The spec's names for resources, as `scontrol update` has them.
+_UPDATES = {
+    "memory": "MinMemoryNode",
+    "time": "TimeLimit",
+    "nodes": "NumNodes",
+    "cpus_per_node": "CPUs/Task",
+    "gpus_per_node": "TresPerNode",
+    "partition": "Partition",
+    "account": "Account",
+}
+
+
+def update_words(changed: Changed) -> list[str]:
+    """What `scontrol update` is told of a change."""
+    words = []
+    for name, value in changed.resources.items():
+        if name not in _UPDATES:
+            raise HpckitError(f"resources.{name} of a job that waits cannot be changed")
+        if name == "time":
+            value = math.ceil(value / 60)
+        elif name == "gpus_per_node":
+            value = f"gres/gpu:{value}"
+        words.append(f"{_UPDATES[name]}={value}")
+    if changed.exclude:
+        words.append(f"ExcNodeList={','.join(changed.exclude)}")
+    if changed.wait_s:
+        words.append(f"StartTime=now+{round(changed.wait_s)}")
+    return words

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hpckit.clock import seconds_of
 from hpckit.errors import SchedulerSilent
 from hpckit.files import read_json
-from hpckit.ledger import FINAL_STATES, Event, final, last
+from hpckit.ledger import FINAL_STATES, Event, final, is_cancelled, submission_of
 from hpckit.run import Attempt, Run, chain_folder
-from hpckit.scheduler.base import JobStatus, Phase
-from hpckit.worker.outcome import EXIT_CODES, after_a_silent_end
+from hpckit.scheduler.base import Cause, JobStatus, Phase
+from hpckit.worker.outcome import EXIT_CODES, NOBODY_NEXT, Outcome, after_a_silent_end
 
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
@@ -91,8 +91,28 @@ class Facts:
 
     @property
     def cancelled(self) -> bool:
-        found = last(self.events, "cancel") or last(self.submission, "cancel")
-        return found is not None
+        home = self.submission if self.run.point is not None else []
+        return is_cancelled([*home, *self.events])
+
+    @property
+    def submitted(self) -> Event | None:
+        """The newest submission."""
+        return submission_of(self.events) or submission_of(self.submission)
+
+    def is_ours(self, job: JobStatus) -> bool:
+        """Whether hpckit said that it would cancel a job, before it did."""
+        said = {
+            job_id
+            for event in self.events
+            if event.kind == "scancel"
+            for job_id in event.data.get("jobs", ())
+        }
+        rest = {f"{job.array_id}_{task}" for task in job.pending_tasks}
+        return (rest if job.task is None and rest else {job.job_id}) <= said
+
+    @property
+    def attempts_left(self) -> int:
+        return self.run.spec().limits.attempts - len(self.attempts)
 
 
 def chain_of(run: Run) -> int:
@@ -182,11 +202,12 @@ def ask(facts: Iterable[Facts], cache: QueueCache | None) -> Answer:
     except SchedulerSilent as error:
         return Answer(silent=error.message)
     in_queue = {job.name for job in queue}
-    gone = [fact.run for fact in facts if fact.run.home_id not in in_queue]
+    gone = [fact.run for fact in facts if not in_queue & set(fact.run.job_names)]
     if not gone:
         return Answer(queue=queue)
     since = min(run.created for run in gone)
-    history, silent = cache.history(sorted({run.home_id for run in gone}), since)
+    names = sorted({name for run in gone for name in run.job_names})
+    history, silent = cache.history(names, since)
     return Answer(queue=queue, history=history, unheard=silent)
 
 
@@ -245,19 +266,32 @@ def _next(job: JobStatus) -> dict[str, Any]:
 
 def _gone(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
     """A run with nothing left in the queue that has not said how it ended."""
-    ended = sorted(jobs, key=lambda job: (job.task is None, job.task or 0))
+    ended = sorted(jobs, key=lambda job: (int(job.array_id), job.task is None, job.task or 0))
+    if not ended:
+        return _never_seen(facts, answer, now)
     served = [job for job in ended if job.started] or ended
-    if served:
-        outcome = after_a_silent_end(served[-1])
-        if outcome.state is not None:
-            return State(state=outcome.state, reason=outcome.reason)
-        return State(state="stopped", reason=f"{outcome.reason}; no attempt is left in the queue")
-    return _never_seen(facts, answer, now)
+    outcome = after_a_silent_end(served[-1], is_ours=facts.is_ours(served[-1]))
+    if outcome.state is None and any(_is_scancelled(facts, job) for job in ended):
+        # Nobody but a person ends what only waits.
+        outcome = Outcome(state="cancelled", reason="cancelled by scancel")
+    if outcome.state is not None:
+        return State(state=outcome.state, reason=outcome.reason)
+    said = facts.attempts[-1].ended() if facts.attempts else None
+    reason = str(said["reason"]) if said is not None else outcome.reason
+    if facts.attempts_left <= 0:
+        used = len(facts.attempts)
+        return State(state="stopped", reason=f"{reason}; all {used} attempts are used")
+    reason = reason.removesuffix(f"; {NOBODY_NEXT}")
+    return State(state="healing", reason=f"{reason}; {NOBODY_NEXT}")
+
+
+def _is_scancelled(facts: Facts, job: JobStatus) -> bool:
+    return job.cause is Cause.CANCELLED and not facts.is_ours(job)
 
 
 def _never_seen(facts: Facts, answer: Answer, now: float) -> State:
     """A run that the scheduler does not know: not yet, not any more, or never."""
-    submission = last(facts.submission, "submit")
+    submission = facts.submitted
     began = submission.time if submission is not None else facts.run.created
     if (refused := facts.of_chain("refused")) is not None:
         return State(state="failed", reason=str(refused.data["reason"]))
@@ -288,7 +322,8 @@ def assign(facts: Sequence[Facts], answer: Answer) -> dict[str, list[JobStatus]]
             continue
         if fact.run.home_id not in points:
             points[fact.run.home_id] = _by_point(fact, jobs)
-        found[fact.run.id] = points[fact.run.home_id].get(fact.run.point, [])
+        own = list(by_name.get(fact.run.id, {}).values())
+        found[fact.run.id] = points[fact.run.home_id].get(fact.run.point, []) + own
     return found
 
 

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def commit(
     arrays: list[str] = []
     for chain in plan.chains:
         try:
-            arrays.append(_hand_over(plan, run, scheduler, chain, arrays, progress))
+            arrays.append(hand_over(plan, run, scheduler, chain, arrays, progress))
         except (HpckitError, KeyboardInterrupt) as error:
             if arrays:
                 _tell_refused(plan, ledger, chain, error)
@@ -114,7 +114,7 @@ def prepare(
         write_atomic(plan.dir / "spec.yaml", spec_text)
         write_json(plan.dir / "spec.json", plan.spec.to_json())
         for chain in plan.chains:
-            _write_chain(plan, chain)
+            write_chain(plan, chain)
         if plan.is_sweep:
             _write_points(plan)
         fork = {} if plan.fork is None else {"fork": plan.fork.bring(plan.dir)}
@@ -135,8 +135,11 @@ def _all_or_nothing(plan: SubmissionPlan) -> Iterator[None]:
         raise
 
 
-def _write_chain(plan: SubmissionPlan, chain: Chain) -> None:
-    """All that the tasks of an array read before they know their run."""
+def write_chain(plan: SubmissionPlan, chain: Chain, *, code: str | None = None) -> None:
+    """All that the tasks of an array read before they know their run.
+
+    `code`: the snapshot that they bring, where it is another one than the run began with.
+    """
     # submitit costs 84 ms: a foreground run has no chain, and does not pay.
     from hpckit.submission.executor import SCRIPT, ArrayExecutor
     from hpckit.worker.link import run_links
@@ -144,7 +147,7 @@ def _write_chain(plan: SubmissionPlan, chain: Chain) -> None:
     folder = chain_folder(plan.dir, chain.number)
     folder.mkdir(parents=True)
     about = {"home": str(plan.dir), "number": chain.number, "offset": chain.offset}
-    write_json(folder / "chain.json", {**about, "size": chain.size})
+    write_json(folder / "chain.json", {**about, "size": chain.size, "code": code})
     write_atomic(folder / SCRIPT, plan.script(chain))
     ArrayExecutor(folder, stops_chain=not plan.is_sweep).write_pickle(run_links, str(folder))
 
@@ -172,13 +175,13 @@ def _write_points(plan: SubmissionPlan) -> None:
         (plan.dir / runs.point_name(point.index)).mkdir()
 
 
-def _hand_over(
+def hand_over(
     plan: SubmissionPlan,
     run: Run,
     scheduler: Scheduler,
     chain: Chain,
-    before: list[str],
-    progress: Progress,
+    before: Sequence[str] = (),
+    progress: Progress = lambda _: None,
 ) -> str:
     """Give one chain to the scheduler; the array's id, looked for if the answer was lost."""
     from hpckit.submission.executor import SCRIPT
@@ -191,15 +194,21 @@ def _hand_over(
     try:
         return scheduler.submit(script)
     except SubmissionUnclear as error:
-        return _look_for(scheduler, run.id, error, known=before)
+        return _look_for(scheduler, run.id, error, known=[*before, *_known(run)])
     except KeyboardInterrupt:
         progress(f"interrupted: {run.id} may be submitted or not: hpckit show {run.id}")
         raise
     except Exception:
         # A definite no: nothing of it is in a queue, and nothing of it is left behind.
-        if not before:
+        if not before and not run.attempts() and chain.number == 1:
             shutil.rmtree(plan.dir, ignore_errors=True)
         raise
+
+
+def _known(run: Run) -> list[str]:
+    """The arrays that have served the run so far."""
+    events = [*run.home_ledger().events(), *run.ledger().events()]
+    return [str(event.data["job_id"]) for event in events if event.kind == "submitted"]
 
 
 def _tell_refused(

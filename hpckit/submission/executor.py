@@ -30,8 +30,8 @@ _POINT = ('bad_node() { echo "hpckit: $1" >&2; exit 1; }',)
 # What the first link cannot do is wrong for all; what worked before, another node may do.
 _CHAIN = (
     'give_up() { echo "hpckit: $1" >&2; '
-    f'{_IS_LOCAL} || scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"; exit 1; }}',
-    'bad_node() { [ "$SLURM_ARRAY_TASK_ID" != 1 ] || give_up "$1"; echo "hpckit: $1" >&2; '
+    f'{_IS_LOCAL} || scancel --state=PENDING "$SLURM_JOB_ID" ${{SLURM_ARRAY_JOB_ID:-}}; exit 1; }}',
+    'bad_node() { [ "${SLURM_ARRAY_TASK_ID:-1}" != 1 ] || give_up "$1"; echo "hpckit: $1" >&2; '
     f"{_IS_LOCAL} || sleep {PAUSE_S}; exit 1; }}",
 )
 

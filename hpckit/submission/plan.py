@@ -70,20 +70,19 @@ def plan(
             f"the run root {root} holds {found.group()!r}, which no container can be given",
             ELSEWHERE,
         )
-    if max_array_size < 2:
+    if spec.sweep is not None and max_array_size < 2:
         raise UsageError(
             f"this Slurm allows no job arrays (MaxArraySize={max_array_size})",
-            "ask its administrators: a run is an array",
+            "submit the points one by one, with -s params.x=...",
         )
     spec = dataclasses.replace(spec, limits=resolve_limits(spec))
     points = tuple(sweep_points(spec.sweep, spec.params)) if spec.sweep is not None else ()
-    header = _header(spec, run_id)
+    header = header_of(spec, run_id)
     if spec.sweep is not None:
         chains = tuple(_sweep_chains(spec, header, len(points), max_array_size))
     else:
-        links = min(spec.limits.attempts, max_array_size - 1)
-        array = {"array": f"1-{links}%1"}
-        chains = (Chain(number=1, offset=0, size=links, header={**header, **array}),)
+        size, array = array_of(spec.limits.attempts, max_array_size)
+        chains = (Chain(number=1, offset=0, size=size, header={**header, **array}),)
     return SubmissionPlan(
         spec=spec,
         run_id=run_id,
@@ -93,6 +92,17 @@ def plan(
         chains=chains,
         warnings=tuple(_warnings(spec, max_array_size)),
     )
+
+
+def array_of(links: int, max_array_size: int) -> tuple[int, dict[str, Any]]:
+    """How many links a chain has, and what sbatch is told of it.
+
+    A site without arrays has chains of one link, each of which submits the next.
+    """
+    if max_array_size < 2:
+        return 1, {"output": "%j.log"}
+    size = max(1, min(links, max_array_size - 1))
+    return size, {"array": f"1-{size}%1"}
 
 
 def refuse_path(root: Path) -> None:
@@ -117,7 +127,7 @@ def _sweep_chains(
         yield Chain(number=number, offset=offset, size=size, header={**header, **array})
 
 
-def _header(spec: JobSpec, run_id: str) -> dict[str, Any]:
+def header_of(spec: JobSpec, run_id: str) -> dict[str, Any]:
     """The options of sbatch, by name."""
     asked = spec.resources
     header: dict[str, Any] = {
@@ -161,4 +171,5 @@ def _warnings(spec: JobSpec, max_array_size: int) -> Iterator[str]:
     if wanted is not None and wanted > lead_s(spec):
         yield f"checkpoint.before_end is longer than half the time limit: {lead_s(spec)} s is used"
     if spec.sweep is None and spec.limits.attempts >= max_array_size:
-        yield f"limits.attempts: this Slurm allows {max_array_size - 1} links in a chain"
+        links = max(1, max_array_size - 1)
+        yield f"limits.attempts: this Slurm allows {links} links in a chain; the last submits more"

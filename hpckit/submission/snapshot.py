@@ -147,7 +147,7 @@ def copy(snapshot: Snapshot, target: Path) -> None:
         _copy_file(snapshot.source / path, target / path)
     for path in snapshot.links:
         os.symlink(_link_target(snapshot.source, path), target / path)
-    write_json(target.with_name("code.json"), snapshot.summary())
+    write_json(target.with_name(f"{target.name}.json"), snapshot.summary())
 
 
 def _copy_file(source: Path, target: Path) -> None:
@@ -189,3 +189,23 @@ def make_work_folder(home: Path, work: Path) -> None:
     # An attempt that was killed while it copied has left its half.
     for half in work.parent.glob(f".{work.name}.*.tmp"):
         shutil.rmtree(half, ignore_errors=True)
+
+
+def renew_work_folder(run: Path, work: Path, code: str) -> None:
+    """Put a newer snapshot's files over those of the working folder, once.
+
+    What the program has written stays; what the newer snapshot does not have any more, too: it
+    cannot be told from that.
+    """
+    mark = run / "work.json"
+    if (read_json(mark) or {}).get("code") == code:
+        return
+    for path in sorted((run / code).rglob("*")):
+        target = work / path.relative_to(run / code)
+        if path.is_dir() and not path.is_symlink():
+            target.mkdir(exist_ok=True)
+            continue
+        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        shutil.copy2(path, partial, follow_symlinks=False)
+        os.replace(partial, target)
+    write_json(mark, {"code": code})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,4 +20,6 @@ def attach(params: Mapping[str, Any] | None = None) -> Any:
         return Outside(params or {})
     from hpckit.train.session import Session
 
-    return Session(around, params or {})
+    session = Session(around, params or {})
+    session.live(os.environ)
+    return session

@@ -18,6 +18,7 @@ from hpckit.train.feed import Feed
 from hpckit.train.forgotten import STEPS, Forgotten
 from hpckit.train.keeper import MEMORY_EVERY
 from hpckit.train.place import Trail
+from hpckit.train.pulse import SAVING
 from hpckit.train.returning import Returning
 from hpckit.train.surroundings import Surroundings
 from hpckit.train.training import Training
@@ -165,7 +166,7 @@ class Between(Training):
         """The incident that all ranks act on now."""
         for incident in incidents:
             if not incident.acts:
-                self.teller.incident(incident, self.around.attempt)
+                self.teller.incident(incident, self.around.segment)
         acting = [each for each in incidents if each.acts]
         shared = [each for each in acting if each.kind in NUMERIC]
         agreed = self.stepper.agreed
@@ -202,12 +203,17 @@ class Between(Training):
         """Save at this step, on all ranks, and end: the next attempt goes on."""
         self.teller.say(f"told to end: saving at step {self.step_number}")
         self._keep("told to end")
+        self.phase = SAVING
         self.close()
         raise SystemExit(TERMINATED)
 
     def _keep(self, why: str | None, *, is_good: bool = False) -> None:
         """Take the state as it is now; on disk where there is a reason."""
+        phase = self.phase
+        if why is not None:
+            self.phase = SAVING
         self._returning.take(why, is_good=is_good)
+        self.phase = phase
         if why is not None:
             self._why, self.is_best = None, False
             self._requests.serve()
@@ -279,7 +285,7 @@ class Between(Training):
     def _end_loop(self) -> None:
         """All epochs are done: what is in flight is used, and the end is saved."""
         for incident in self.stepper.finish():
-            self.teller.incident(incident, self.around.attempt)
+            self.teller.incident(incident, self.around.segment)
         self._close_feeds()
         self._keep("end")
         self._kept.saver.wait()

@@ -10,10 +10,13 @@ from typing import Any
 from hpckit.checkpoint.lineage import believed
 from hpckit.errors import UsageError
 from hpckit.heal import Past, Plan, Rules, decide
-from hpckit.heal.changes import apply, set_path, told
+from hpckit.heal.changes import apply, get_path, told
+from hpckit.heal.history import closed, history_of
+from hpckit.heal.in_force import change_params
+from hpckit.heal.pending import pending
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
-from hpckit.spec.parts import Change
+from hpckit.spec.parts import INFRASTRUCTURE, Change
 from hpckit.train.clip import Clip
 from hpckit.train.params import Params
 from hpckit.train.stepper import Stepper
@@ -46,39 +49,30 @@ class Healer:
     @property
     def in_force(self) -> list[Past]:
         """Those whose changes are in force, the oldest first."""
-        return [past for past in self.history if past.plan.restarts]
+        return [
+            past
+            for past in self.history
+            if past.plan.restarts and past.incident.kind not in INFRASTRUCTURE
+        ]
 
     def know(self, optimizers: Sequence[str]) -> None:
         self.rules = dataclasses.replace(self.rules, optimizers=tuple(optimizers))
 
     def remember(self, events: Sequence[Event]) -> None:
         """What attempts and launches before this one did, by the ledger."""
-        for event in believed(events):
-            if event.kind == "rollback" and "plan" in event.data:
-                incident = Incident.from_json(event.data["incident"])
-                self._close(incident.step)
-                plan = Plan.from_json(event.data["plan"])
-                self.done(incident, plan, int(event.data["step"]), event.data.get("usual", {}))
-            elif event.kind == "stopped" and self.history:
-                # Whoever started it again after that has looked at it: the budget is full.
-                last = self.history[-1]
-                plan = Plan(do="stop", reason=str(event.data.get("reason", "")))
-                self.history.append(dataclasses.replace(last, plan=plan, healthy=0))
+        events = believed(events)
+        self.history = history_of(events)
+        waiting = pending(events)
+        if waiting is not None and waiting.is_by_hand:
+            # It is in force when it was carried out.
+            self.history = [past for past in self.history if past.incident != waiting.incident]
 
     def recall(self, events: Sequence[Event]) -> None:
         """The same once more, by what rank 0 has read."""
-        self.history.clear()
         self.remember(events)
 
-    def _close(self, step: int) -> None:
-        """The last restart has come as far as this; what is done again is no progress."""
-        if self.history:
-            last = self.history[-1]
-            healthy = max(0, step - max(last.step, last.incident.step))
-            self.history[-1] = dataclasses.replace(last, healthy=healthy)
-
     def plan(self, incident: Incident) -> Plan:
-        self._close(incident.step)
+        self.history = closed(self.history, incident.step)
         return decide(incident, self.history, self.rules)
 
     def done(self, incident: Incident, plan: Plan, step: int, usual: Mapping[str, float]) -> None:
@@ -87,14 +81,15 @@ class Healer:
 
     def change_params(self, plan: Plan) -> list[str]:
         """Carry out a plan's changes of parameters, in place; what was changed."""
-        said = []
-        for name, change in plan.changes.items():
-            section, _, path = name.partition(".")
-            if section == "params":
-                old, new = set_path(self.params, path, change)
-                self.params.forget(path)
-                said.append(told(name, old, new))
-        return said
+        said = change_params(self.params, plan)
+        for path in said:
+            self.params.forget(path)
+        return list(said.values())
+
+    def params_of(self, plan: Plan) -> list[str]:
+        """What the parameters that a plan changes are by now."""
+        paths = [name for name in plan.changes if name.startswith("params.")]
+        return [f"{path} is {get_path(self.params, path.partition('.')[2])}" for path in paths]
 
     def change_steps(
         self, past: Past, stepper: Stepper, rates: Mapping[str, float] | None = None

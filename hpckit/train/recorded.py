@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from hpckit.heal import Plan
+from hpckit.heal.pending import pending
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.train.place import Window
@@ -56,23 +57,17 @@ def doubts(events: list[Event]) -> list[tuple[int, int]]:
 
 
 class Begun(NamedTuple):
-    """An incident after which nobody came back yet, and what was to be done."""
+    """What is to be gone back for, and was not yet: an incident, or a person's word."""
 
     incident: Incident
     plan: Plan
     left_out: list[LeftOut]
+    checkpoint: str | None = None
 
 
 def unfinished(events: list[Event]) -> Begun | None:
-    """The rollback that was begun and did not come to its end.
-
-    Who goes on from it says so first, and may die before it has.
-    """
-    for event in reversed(events):
-        if event.kind in ("rollback", "stopped"):
-            return None
-        if event.kind == "incident" and event.data.get("plan"):
-            plan = Plan.from_json(event.data["plan"])
-            if plan.restarts:
-                return Begun(Incident.from_json(event.data["incident"]), plan, _skipped(event))
-    return None
+    """The rollback that was begun, or asked for, and did not come to its end."""
+    found = pending(events)
+    if found is None:
+        return None
+    return Begun(found.incident, found.plan, _skipped(found.event), found.checkpoint)

@@ -13,6 +13,7 @@ from hpckit.checkpoint.manifest import Checkpoint
 from hpckit.checkpoint.search import Search
 from hpckit.checkpoint.store import OLDEST
 from hpckit.heal import Plan
+from hpckit.heal.plan import RESTART_CODE
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.train import recorded
@@ -144,8 +145,11 @@ class Returning:
         if begun is None:
             return
         usual = usual_norms(self.session.stepper)
-        self.session.healer.done(begun.incident, begun.plan, step, usual)
-        said = self._change({})
+        healer = self.session.healer
+        healer.done(begun.incident, begun.plan, step, usual)
+        # Its parameters were changed before the program began.
+        said = healer.change_steps(healer.history[-1], self.session.stepper)
+        said += healer.params_of(begun.plan)
         self._write_down(step, where, said, begun.left_out)
         self.keeper.went_back(step, self.session.place.epoch)
 
@@ -172,7 +176,10 @@ class Returning:
         """After a benign end the newest intact one; in a rollback's midst, what that wanted."""
         tell, store = self.session.teller.say, self.keeper.store
         begun = recorded.unfinished(events)
-        if begun is not None:
+        named = begun.checkpoint if begun is not None else None
+        if named is not None and (found := store.intact(named, tell)) is not None:
+            return found
+        if begun is not None and not begun.plan.intact:
             plan = begun.plan
             good = store.newest_good(plan.before, plan.back, tell)
             good = good or store.newest_good(None, OLDEST, tell)
@@ -202,13 +209,15 @@ class Returning:
         # Whoever dies before the run is back has to know them in its next life.
         skipped = self._led_to(incident, plan, session.place.since) if plan.restarts else []
         session.teller.incident(
-            incident, self.around.attempt, plan=plan.to_json(), **recorded.told(skipped)
+            incident, self.around.segment, plan=plan.to_json(), **recorded.told(skipped)
         )
         if plan.do == "stop":
             self._stop(plan.diagnosis or plan.reason)
         if not plan.restarts:
             self.keeper.doubt(*recorded.doubted(incident))
             return False
+        if plan.do != "rollback":
+            self._end_for(plan)
         began = time.perf_counter()
         chosen = self._target(plan)
         if chosen is None:
@@ -290,6 +299,13 @@ class Returning:
         """A state of this loop: where none is as old as it should be, the oldest that is good."""
         target, since = self.keeper.target, self.session.place.since
         return target(plan.before, plan.back, since) or target(None, OLDEST, since)
+
+    def _end_for(self, plan: Plan) -> None:
+        """What comes next goes back, and changes what is to be changed: it has read the plan."""
+        session = self.session
+        session.teller.say(f"ending: {plan}")
+        session.close()
+        raise SystemExit(RESTART_CODE)
 
     def _stop(self, reason: str) -> None:
         session = self.session

@@ -31,6 +31,7 @@ from hpckit.train.best import Mode, as_number
 from hpckit.train.between import Between
 from hpckit.train.feed import Feed
 from hpckit.train.place import Place, Trail
+from hpckit.train.pulse import BETWEEN, STEP
 from hpckit.train.surroundings import Surroundings
 
 
@@ -166,7 +167,7 @@ class Session(Between):
     def _one_epoch(self, feed: Feed, accumulate: int) -> Generator[Any, None, None]:
         """The batches of the present epoch, and of one before it that a rollback leads to."""
         self._take_turn(feed)
-        self._is_inside = True
+        self._is_inside, self.phase = True, STEP
         try:
             while True:
                 went_back = yield from self._passes(feed, self._open(feed), accumulate)
@@ -176,7 +177,7 @@ class Session(Between):
             feed.close()
             raise
         finally:
-            self._is_inside = False
+            self._is_inside, self.phase = False, BETWEEN
 
     def _open(self, feed: Feed) -> Iterator[Any]:
         place = self.place
@@ -258,7 +259,7 @@ class Session(Between):
         name = stepper.name_of(optimizer)
         if name in stepper.stepped:
             for incident in stepper.end():
-                self.teller.incident(incident, self.around.attempt)
+                self.teller.incident(incident, self.around.segment)
             stepper.agreed.clear()
 
     def log(self, **values: float | Tensor) -> None:

@@ -69,8 +69,12 @@ class Surroundings:
 
     @property
     def params(self) -> dict[str, Any]:
+        """As they are by now; who launched us has written them down so."""
         if self.params_file is None:
-            return dict(self.spec.params)
+            from hpckit.checkpoint.lineage import believed
+            from hpckit.heal.in_force import params_in_force, plans_in_force
+
+            return params_in_force(self.spec.params, plans_in_force(believed(self.events())))
         found = json.loads(self.params_file.read_text(encoding="utf-8"))
         return dict(found)
 
@@ -143,8 +147,6 @@ class Surroundings:
         params = Params(merged(defaults, self.params))
         healer = Healer(Rules.of(self.spec), params)
         healer.remember(self.events())
-        for past in healer.in_force:
-            healer.change_params(past.plan)
         return healer
 
     def keeper(self, ranks: Ranks, teller: Teller) -> Keeper:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Ledger
 from hpckit.monitor.episodes import Episodes
 from hpckit.monitor.incident import Incident
@@ -66,8 +67,9 @@ class Teller:
         except OSError as error:
             self.once(f"the ledger could not be written: {error.strerror or error}")
 
-    def incident(self, incident: Incident, attempt: int, **more: Any) -> None:
+    def incident(self, incident: Incident, segment: Segment, **more: Any) -> None:
         if self._episodes.is_more(incident):
             return
         self.say(str(incident))
-        self.write("incident", attempt=attempt, incident=incident.to_json(), **more)
+        where = {"attempt": segment.attempt, "launch": segment.launch}
+        self.write("incident", **where, incident=incident.to_json(), **more)

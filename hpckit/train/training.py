@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from hpckit.train.feed import Feed
 from hpckit.train.healing import Healer
 from hpckit.train.keeper import Keeper
 from hpckit.train.place import Place
+from hpckit.train.pulse import START, Pulse
 from hpckit.train.ranks import Ranks
 from hpckit.train.registry import Registry, refuse_unnamed
 from hpckit.train.stepper import Stepper
@@ -46,6 +48,8 @@ class Training:
         self._keeper: Keeper | None = None
         self._data = DataReadings()
         self._feed: Feed | None = None
+        # What the process is busy with, for whoever watches that it does not hang.
+        self.phase = START
         # Whether the present epoch has begun.
         self._is_open = False
         # Whether there are gradients and readings of passes whose step is still to come.
@@ -56,6 +60,16 @@ class Training:
         self.is_best = False
         # Where random numbers go on once the epoch is open again.
         self._random: dict[str, Any] | None = None
+
+    def live(self, environ: Mapping[str, str]) -> None:
+        """Give signs of life from now on, where somebody waits for them."""
+        path = environ.get("HPCKIT_PULSE")
+        if path:
+            Pulse(Path(path), lambda: (self._steps_done, self.phase)).start(environ)
+
+    @property
+    def _steps_done(self) -> int:
+        return self._stepper.step_number if self._stepper is not None else 0
 
     # What a person says at first.
 

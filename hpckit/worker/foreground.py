@@ -19,7 +19,9 @@ from hpckit.scheduler.local_state import Process
 from hpckit.submission.commit import prepare, reserve
 from hpckit.worker import launch as launching
 from hpckit.worker.outcome import TERMINATED, Outcome
-from hpckit.worker.watch import Signals, Watch, end_attempt, insist
+from hpckit.worker.signals import Signals
+from hpckit.worker.watch import Watch
+from hpckit.worker.words import end_attempt, insist
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec

@@ -35,6 +35,7 @@ class RankExit:
     when: float
     # It was sent SIGTERM; by whom, it cannot know.
     was_told: bool = False
+    node: str | None = None
 
 
 class Launch(Protocol):
@@ -50,7 +51,7 @@ class Launch(Protocol):
         """End every rank now."""
 
 
-def layout_of(spec: JobSpec, environ: Mapping[str, str]) -> Layout:
+def layout_of(spec: JobSpec, environ: Mapping[str, str], launch: int = 1) -> Layout:
     """How many processes a spec asks for, in this allocation."""
     nodes = int(environ.get("SLURM_NNODES", "1"))
     gpus = spec.resources.gpus
@@ -63,7 +64,8 @@ def layout_of(spec: JobSpec, environ: Mapping[str, str]) -> Layout:
         nodes=nodes,
         per_node=per_node,
         master_address="127.0.0.1" if nodes == 1 else _meeting_host(environ),
-        master_port=20_000 + job % 20_000 if nodes > 1 else _free_port(),
+        # Not the one of the launch before: something of that may still be there.
+        master_port=20_000 + (7 * job + launch) % 20_000 if nodes > 1 else _free_port(),
     )
 
 
@@ -99,7 +101,7 @@ def rank_exits(logs: Path) -> list[RankExit]:
 
 
 def _rank_exit(path: Path) -> RankExit | None:
-    """What is in a rank's file: code, stage, `told` or `untold`, and when by bash's own clock.
+    """What is in a rank's file: code, stage, `told` or `untold`, when by bash's own clock, node.
 
     None while it is half there; an old bash has no clock, the file's time stands in for it.
     """
@@ -110,10 +112,15 @@ def _rank_exit(path: Path) -> RankExit | None:
         rank=int(path.stem.removeprefix("rank-")),
         code=int(words[0]),
         stage=words[1],
-        # In some languages the point is a comma.
-        when=float(words[3].replace(",", ".")) if len(words) > 3 else path.stat().st_mtime,
+        when=_moment(words[3]) if words[3:4] not in ([], ["-"]) else path.stat().st_mtime,
         was_told=words[2] == "told",
+        node=words[4] if len(words) > 4 else None,
     )
+
+
+def _moment(word: str) -> float:
+    # In some languages the point is a comma.
+    return float(word.replace(",", "."))
 
 
 def srun_command(layout: Layout, logs: Path, *, foreground: bool = False) -> list[str]:

@@ -68,6 +68,8 @@ class LogWatch:
     _told: set[str] = field(default_factory=set)
     _episodes: Episodes = field(default_factory=Episodes)
     _readings: int = 0
+    # Where the program stands by what it prints.
+    step: int | None = None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self.run, name="log watch", daemon=True)
@@ -101,6 +103,7 @@ class LogWatch:
 
     def _take(self, reading: Reading) -> None:
         self._readings += 1
+        self.step = reading.step
         for sink in self.sinks:
             with self._guarded():
                 sink.write(reading)
@@ -131,7 +134,7 @@ class LogWatch:
 @contextlib.contextmanager
 def watched_log(
     run: Run, spec: JobSpec, attempt: Attempt, logs: Path, *, ranks: int
-) -> Iterator[None]:
+) -> Iterator[LogWatch | None]:
     """Watch the log of a launch while the program runs, where the spec asks for it."""
     watch = None
     if spec.monitor.log is not None:
@@ -142,7 +145,7 @@ def watched_log(
             watch = None
             tell(f"the log is not watched: {type(error).__name__}: {error}")
     try:
-        yield
+        yield watch
     finally:
         if watch is not None:
             watch.finish()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpckit.heal.plan import RESTART_CODE
 from hpckit.scheduler.base import Cause, JobStatus
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ GO_ON = 75
 EXIT_CODES = {"done": 0, "stopped": 3, "failed": 4, "cancelled": 4}
 BY_EXIT_CODE: Mapping[int | None, str] = {0: "done", 3: "stopped", 4: "failed"}
 TERMINATED = "terminated"
+TIME_LIMIT = "time limit"
+HANGS = "hang"
+NOBODY_NEXT = "no attempt is queued: hpckit guard starts the next one"
+SUPERSEDED = "another attempt serves the run"
 NOT_STARTED = "the launch could not start"
 
 
@@ -27,6 +32,12 @@ class Outcome:
     state: str | None
     reason: str
     program: dict[str, Any] | None = None
+    # What it is to the policy, where that has something to say about it.
+    kind: str | None = None
+    # The plan that the training itself has made, and ended for.
+    asked: dict[str, Any] | None = None
+    # What it needs this job does not have: the links after it do.
+    needs_others: bool = False
     # The program did not say it itself: a lost node looks the same from here.
     is_doubtful: bool = False
 
@@ -43,19 +54,25 @@ def judge(
     started: bool = True,
     srun_log: str = "",
     stopped: str | None = None,
+    asked: dict[str, Any] | None = None,
 ) -> Outcome:
     """What the ranks' own exit codes say, beside what the program had been told.
 
-    `stopped`: the training wrote down that it stops, and why.
+    `stopped`: the training wrote down that it stops, and why. `asked`: or the plan that it wants
+    to be started again by.
     """
     if told is not None and told.startswith("limits"):
         return Outcome(state="stopped", reason=told)
-    if told == "time limit":
-        return Outcome(state=None, reason="time limit")
-    if told == TERMINATED:
-        return Outcome(state=None, reason=TERMINATED)
+    if told == TIME_LIMIT:
+        return Outcome(state=None, reason=TIME_LIMIT, kind="time_limit")
+    if told is not None and told.startswith(HANGS):
+        return Outcome(state="failed", reason=told, kind="hang")
+    if told is not None:
+        return Outcome(state=None, reason=told)
     if stopped is not None and any(exit_.code == EXIT_CODES["stopped"] for exit_ in exits):
         return Outcome(state="stopped", reason=stopped)
+    if asked is not None and any(exit_.code == RESTART_CODE for exit_ in exits):
+        return Outcome(state=None, reason=str(asked.get("reason", "")), asked=asked)
     bad = [exit_ for exit_ in exits if exit_.code != 0 or exit_.stage == "setup"]
     first = next((exit_ for exit_ in exits if exit_ in bad or exit_.was_told), None)
     if first is not None and first.was_told:
@@ -67,7 +84,11 @@ def judge(
         about = {"rank": first.rank, "code": first.code, "stage": first.stage}
         killed = first.code == 128 + signal.SIGKILL
         return Outcome(
-            state="failed", reason=_failure(first, ranks), program=about, is_doubtful=killed
+            state="failed",
+            reason=_failure(first, ranks),
+            program=about,
+            kind="crash" if first.stage == "program" else None,
+            is_doubtful=killed,
         )
     if not exits and not started:
         # srun may have failed for a reason that passes: a controller that was away, a bad node.
@@ -75,7 +96,7 @@ def judge(
     if len(exits) < ranks:
         reason = f"{ranks - len(exits)} of {ranks} ranks ended without a word"
         reason = f"{reason}: {srun_log}" if srun_log else reason
-        return Outcome(state="failed", reason=reason, is_doubtful=True)
+        return Outcome(state="failed", reason=reason, kind="crash", is_doubtful=True)
     return Outcome(state="done", reason="done")
 
 
@@ -95,9 +116,23 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def after_a_silent_end(status: JobStatus | None) -> Outcome:
-    """What an attempt that wrote no end leaves behind, by the scheduler's word for it."""
+# What the scheduler's word for an end is to the policy.
+KINDS: Mapping[Cause | None, str] = {
+    Cause.NODE_FAIL: "node_failure",
+    Cause.PREEMPTED: "preemption",
+    Cause.TIMEOUT: "time_limit",
+    Cause.OUT_OF_MEMORY: "out_of_memory",
+}
+
+
+def after_a_silent_end(status: JobStatus | None, *, is_ours: bool = False) -> Outcome:
+    """What an attempt that wrote no end leaves behind, by the scheduler's word for it.
+
+    `is_ours`: hpckit had said that it would cancel the job.
+    """
     cause = status.cause if status is not None else None
+    if cause is Cause.CANCELLED and is_ours:
+        return Outcome(state=None, reason="ended for another attempt")
     if cause is Cause.CANCELLED:
         return Outcome(state="cancelled", reason="cancelled by scancel")
     if cause is Cause.FAILED and status is not None and status.exit_code == GO_ON:
@@ -114,4 +149,4 @@ def after_a_silent_end(status: JobStatus | None) -> Outcome:
         )
     if cause is None:
         return Outcome(state=None, reason="ended without a word")
-    return Outcome(state=None, reason=cause.value)
+    return Outcome(state=None, reason=cause.value, kind=KINDS.get(cause))

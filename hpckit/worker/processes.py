@@ -106,6 +106,23 @@ class LocalProcesses:
             process.wait()
 
 
+def end_leftovers(run_dir: Path, attempt: int, launch: int) -> None:
+    """End what a launch has left on this node: what leaves its session outlives its rank."""
+    marks = {
+        f"HPCKIT_RUN_DIR={run_dir}",
+        f"HPCKIT_ATTEMPT={attempt}",
+        f"HPCKIT_LAUNCH={launch}",
+    }
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal() or int(folder.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            # What is not ours, or has just ended, is passed over.
+            environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            if marks <= set(environ):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
 def _detached(
     command: Sequence[str], environ: Mapping[str, str], log: Path
 ) -> subprocess.Popen[bytes]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RANK = "rank.sh"
 INSIDE = "inside.sh"
-KEEP_ALIVE = "trap : TERM HUP INT USR1 USR2"
+KEEP_ALIVE = "trap : TERM HUP INT USR1 USR2 ABRT"
 # Where sites keep the definition of `module`, which a script that is no login shell lacks.
 MODULE_FILES = (
     "/etc/profile.d/lmod.sh",
@@ -89,15 +89,18 @@ def _opening(layout: Layout, places: Places, known: Mapping[str, Any]) -> list[s
         "HPCKIT_LAUNCH": known["launch"],
         "HPCKIT_PARAMS": places.params,
         "PYTHONUNBUFFERED": 1,
+        # What hangs is asked by SIGABRT where it is; and a crash in C says so, too.
+        "PYTHONFAULTHANDLER": 1,
     }
     return [
         "#!/bin/bash",
         'export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" NODE_RANK="$SLURM_NODEID"',
         *(f"export {name}={_q(value)}" for name, value in exported.items()),
         f"here={_q(places.logs)}/rank-$RANK",
+        'export HPCKIT_PULSE="$here.pulse"',
         # The exit code is the rank's own word: srun's is 143 for all once one has died.
         "say_how_it_ended() {",
-        '  when="${EPOCHREALTIME:-}"',
+        '  when="${EPOCHREALTIME:--} ${SLURMD_NODENAME:-}"',
         '  if [ -e "$here.started" ]; then stage=program; else stage=setup; fi',
         # A disk may be full for a while: the word of a long training is worth some patience.
         # Not if the folder was deleted: nobody reads it there, but once may be a filesystem's mood.
@@ -111,7 +114,7 @@ def _opening(layout: Layout, places: Places, known: Mapping[str, Any]) -> list[s
         '  if [ -n "$told" ]; then exit 0; fi; exit "$1"',
         "}",
         # The program gets the signal itself and may save; bash must live to say how it ended.
-        "told=; trap told=told TERM; trap : HUP INT USR1 USR2",
+        "told=; trap told=told TERM; trap : HUP INT USR1 USR2 ABRT",
         f'[ "$RANK" != 0 ] || echo "${{SLURM_STEP_ID:-}}" > {_q(places.logs / "step")}',
     ]
 
@@ -168,7 +171,7 @@ def _program(spec: JobSpec, places: Places, known: Mapping[str, Any]) -> list[st
     line, values = fill(spec.program.command, {**values_of(spec.params), **known})
     exports = [f"export {name}={_q(value)}" for name, value in values.items()]
     # Told to end, what runs may save, and what would come after it is not begun.
-    script = f"trap 'exit 143' TERM; trap : HUP INT USR1 USR2\n{line}"
+    script = f"trap 'exit 143' TERM; trap : HUP INT USR1 USR2 ABRT\n{line}"
     return [*exports, f"bash -o pipefail -c {_q(script)}"]
 
 

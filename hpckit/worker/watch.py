@@ -1,4 +1,4 @@
-"""One attempt: start the program, listen for what would end it, and judge how it ended."""
+"""One launch: start the program, listen for what would end it, and judge how it ended."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ import functools
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpckit.clock import now_iso, seconds_of
-from hpckit.files import read_json, write_atomic, write_json
-from hpckit.limits import hours_used, unit_name, units
-from hpckit.run import PROGRAM, Attempt, Run
+from hpckit.clock import seconds_of
+from hpckit.files import write_json
+from hpckit.ledger import Event
+from hpckit.requests import END, waiting
+from hpckit.run import PROGRAM, Attempt, Run, served_by_another
 from hpckit.submission.plan import lead_s
-from hpckit.submission.snapshot import make_work_folder
 from hpckit.worker import launch as launching
-from hpckit.worker.log_watch import watched_log
-from hpckit.worker.outcome import TERMINATED, Outcome, judge
+from hpckit.worker.log_watch import LogWatch, watched_log
+from hpckit.worker.outcome import HANGS, SUPERSEDED, TERMINATED, TIME_LIMIT, Outcome, judge
 from hpckit.worker.processes import LocalProcesses, SlurmStep
-from hpckit.worker.rank_script import Layout, Places, render
+from hpckit.worker.rank_script import Layout
+from hpckit.worker.scripts import write_scripts
+from hpckit.worker.signals import Signals
+from hpckit.worker.spending import Spending
+from hpckit.worker.stall import Sign, Stalls, signs_in
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
 HEARTBEAT_S = 30.0
-# An attempt starts its program once.
-LAUNCH = 1
 POLL_S = 0.1
+# How often files are looked at for what may be asked, and for signs of progress.
+LOOK_S = 1.0
 GRACE_S = 60.0
+# So long the ranks may write down where they hang.
+STACKS_S = 10.0
 LATE_WORDS_S = 3.0
-INSIST_S = 120.0
 # With less than a few pages of room a filesystem is full.
 ROOM = 64 * 1024
 # Slurm may send its signal a minute early; one that comes earlier still, a person has sent.
@@ -45,104 +48,81 @@ TELL_AGAIN_S = 2.0
 
 
 @dataclass(kw_only=True)
-class Signals:
-    """What has been signalled so far; handlers only take note."""
-
-    time_limit: bool = False
-    terminated: bool = False
-    # Until then, by time.monotonic(), the program may be ending by itself.
-    patient_until: float = 0.0
-
-    def install(self, *ending: int) -> None:
-        """Listen; `ending` are further signals that mean the same as SIGTERM."""
-        signal.signal(signal.SIGUSR2, self._note)
-        for number in (signal.SIGTERM, *ending):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if number == signal.SIGUSR2:
-            self.time_limit = True
-        else:
-            self.terminated = True
-
-
-@dataclass(kw_only=True)
 class Watch:
-    """One attempt: start the program, listen, and judge how it ended."""
+    """One start of the program, watched until all of its ranks have ended."""
 
     run: Run
     spec: JobSpec
     attempt: Attempt
     signals: Signals
     started: str
+    number: int = 1
+    # What {checkpoint} stands for.
+    checkpoint: str = ""
+    # A snapshot of the job's folder that is newer than the working folder.
+    code: str | None = None
     foreground: bool = False
+    stalls: Stalls = field(init=False)
+
+    def __post_init__(self) -> None:
+        hang = self.spec.heal.get("hang")
+        self.stalls = Stalls(after_s=hang.after if hang is not None else None)
+        self._spending = Spending(
+            run=self.run, spec=self.spec, attempt=self.attempt, started=self.started
+        )
+        self._log: LogWatch | None = None
+
+    @property
+    def logs(self) -> Path:
+        return self.attempt.dir / "logs" / f"launch-{self.number}"
 
     def serve(self) -> Outcome:
-        spent = self._limit_spent(time.time())
+        spent = self._spending.spent(time.time())
         if spent is not None:
             return Outcome(state="stopped", reason=spent)
         try:
-            logs = self._prepare()
+            logs = write_scripts(
+                self.run,
+                self.spec,
+                self.attempt,
+                self.number,
+                layout=self.layout,
+                checkpoint=self.checkpoint,
+                code=self.code,
+            )
         except OSError as error:
             where = error.filename or self.run.dir
             what = error.strerror or error
             return Outcome(state="failed", reason=f"cannot write {where}: {what}")
         launch = self._start(logs)
         ranks = self.layout.world_size
-        with watched_log(self.run, self.spec, self.attempt, logs, ranks=ranks):
+        with watched_log(self.run, self.spec, self.attempt, logs, ranks=ranks) as self._log:
             told = self._wait(launch)
+        last = self._last_word()
         return judge(
             self._exits(logs),
             ranks=ranks,
             told=told,
             started=(logs / "step").exists(),
             srun_log=_said(logs / "srun.log") or _full(logs),
-            stopped=self._stopped(),
+            stopped=str(last.data.get("reason")) if last and last.kind == "stopped" else None,
+            asked=last.data.get("plan") if last and last.kind == "incident" else None,
         )
 
-    def _stopped(self) -> str | None:
-        """Why the training stopped itself, by its own word."""
+    def _last_word(self) -> Event | None:
+        """What the training of this launch wrote down last of what was decided."""
         for event in reversed(self.run.ledger().events()):
-            if event.kind == "stopped" and event.data.get("attempt") == self.attempt.number:
-                return str(event.data.get("reason"))
+            mine = event.data.get("attempt"), event.data.get("launch", self.number)
+            if mine == (self.attempt.number, self.number) and (
+                event.kind == "stopped" or (event.kind == "incident" and event.data.get("plan"))
+            ):
+                return event
         return None
 
     @functools.cached_property
     def layout(self) -> Layout:
         """How many processes there are, and where they meet."""
-        return launching.layout_of(self.spec, os.environ)
-
-    def _prepare(self) -> Path:
-        """The launch's folder with its scripts, and the working folder if it is the first."""
-        logs = self.attempt.dir / "logs" / f"launch-{LAUNCH}"
-        logs.mkdir(parents=True)
-        work = self.run.dir / "work"
-        make_work_folder(self.run.home, work)
-        about = read_json(self.run.home / "code.json") or {}
-        places = Places(
-            run=self.run.dir,
-            home=self.run.home,
-            work=work,
-            logs=logs,
-            params=self.attempt.dir / "params.json",
-            trainer_starter=self.attempt.dir / "start_trainer.py",
-            sources=(str(about["source"]),) if about.get("left_out") else (),
-        )
-        write_json(places.params, dict(self.spec.params))
-        starter = Path(__file__).with_name("start_trainer.py")
-        shutil.copyfile(starter, places.trainer_starter)
-        known = {
-            "run": self.run.id,
-            "attempt": self.attempt.number,
-            "launch": LAUNCH,
-            "checkpoint": "",
-        }
-        scripts = render(
-            self.spec, layout=self.layout, places=places, known=known, python=sys.executable
-        )
-        for name, text in scripts.items():
-            write_atomic(logs / name, text)
-        return logs
+        return launching.layout_of(self.spec, os.environ, self.number)
 
     def _start(self, logs: Path) -> launching.Launch:
         if self.foreground:
@@ -179,14 +159,14 @@ class Watch:
                     (self.attempt.dir / "heartbeat").touch()
                 beat_at = now + HEARTBEAT_S
             if told is None:
-                told = self._signalled() or (self._limit_spent(now) if now >= look_at else None)
-                look_at = max(look_at, now + 1.0) if now >= look_at else look_at
+                told = self._signalled() or (self._found(now) if now >= look_at else None)
+                look_at = max(look_at, now + LOOK_S) if now >= look_at else look_at
                 if told is not None:
                     kill_at = now + self._grace_s(told)
-                    room = "" if kill_at == float("inf") else f", in {GRACE_S:.0f} s at most"
-                    print(f"hpckit: {told}: telling the program to save and end{room}", flush=True)
+                    print(f"hpckit: {told}: {_doing(told, kill_at)}", flush=True)
             if told is not None and not sent and now >= tell_at:
-                sent, tell_at = launch.signal(signal.SIGTERM), now + TELL_AGAIN_S
+                number = signal.SIGABRT if told.startswith(HANGS) else signal.SIGTERM
+                sent, tell_at = launch.signal(number), now + TELL_AGAIN_S
             if now >= kill_at:
                 launch.kill()
             time.sleep(POLL_S)
@@ -195,14 +175,36 @@ class Watch:
 
     def _grace_s(self, told: str) -> float:
         """How long the program may take to end; a scheduler that ends a job kills it itself."""
+        if told == SUPERSEDED:
+            return 0.0
+        if told.startswith(HANGS):
+            return STACKS_S
         return GRACE_S if told.startswith("limits") or self.foreground else float("inf")
 
     def _signalled(self) -> str | None:
         if self.signals.terminated and time.monotonic() >= self.signals.patient_until:
             return TERMINATED
         if self.signals.time_limit and not 0 < self._due - time.time() < EARLY_S:
-            return "time limit"
+            return TIME_LIMIT
         return None
+
+    def _found(self, now: float) -> str | None:
+        """What files and limits say of why the launch must end."""
+        spent = self._spending.spent(now)
+        if spent is not None or self.foreground:
+            return spent
+        if served_by_another(self.run.dir, self.attempt.number, self.number):
+            return SUPERSEDED
+        if (asked := waiting(self.run.dir, END)) is not None:
+            return asked
+        stall = self.stalls.look(time.monotonic(), self._signs())
+        return f"{HANGS}: {stall}" if stall is not None else None
+
+    def _signs(self) -> dict[int, Sign]:
+        """Where the ranks stand: by their own word, or by what one of them prints."""
+        found = signs_in(self.logs, self.layout.world_size)
+        step = self._log.step if self._log is not None and not found else None
+        return {0: Sign(step=step, phase="log")} if step is not None else found
 
     @functools.cached_property
     def _due(self) -> float:
@@ -211,23 +213,14 @@ class Watch:
         limit = seconds_of(self.started) + self.spec.resources.time
         return (float(end) if end.isdecimal() else limit) - lead_s(self.spec)
 
-    @functools.cached_property
-    def _hours_before(self) -> float:
-        """What the attempts before this one have used; it does not change any more."""
-        before = [each for each in self.run.attempts() if each.number != self.attempt.number]
-        return hours_used(before, units(self.spec))
 
-    def _limit_spent(self, now: float) -> str | None:
-        """Which of the run's hard limits is reached, if any."""
-        limits = self.spec.limits
-        ours_s = now - seconds_of(self.started)
-        used = self._hours_before + ours_s / 3600 * units(self.spec)
-        if limits.gpu_hours is not None and used >= limits.gpu_hours:
-            return f"limits.gpu_hours: {limits.gpu_hours:g} {unit_name(self.spec)} are used"
-        age_s = now - seconds_of(self.run.created)
-        if limits.total is not None and age_s >= limits.total:
-            return f"limits.total: {age_s / 3600:.1f} h have passed since it was submitted"
-        return None
+def _doing(told: str, kill_at: float) -> str:
+    if told == SUPERSEDED:
+        return "ending"
+    if told.startswith(HANGS):
+        return "asking all ranks where they are, and ending them"
+    room = "" if kill_at == float("inf") else f", in {GRACE_S:.0f} s at most"
+    return f"telling the program to save and end{room}"
 
 
 def _said(path: Path) -> str:
@@ -245,27 +238,3 @@ def _full(folder: Path) -> str:
         if shutil.disk_usage(folder).free < ROOM:
             return f"no space is left in {folder}"
     return ""
-
-
-def end_attempt(attempt: Attempt, outcome: Outcome, for_s: float = INSIST_S) -> None:
-    """The attempt's own last word."""
-    about = {
-        "ended": now_iso(),
-        "reason": outcome.reason,
-        "exit_code": outcome.exit_code,
-        "program": outcome.program,
-    }
-    insist(lambda: write_json(attempt.dir / "ended.json", about), for_s)
-
-
-def insist(write: Callable[[], None], for_s: float = INSIST_S) -> None:
-    """Write what must not be lost, again and again for a while if the filesystem refuses."""
-    until = time.monotonic() + for_s
-    while True:
-        try:
-            return write()
-        except OSError as error:
-            if time.monotonic() > until:
-                raise
-            print(f"hpckit: {error}: trying again", flush=True)
-            time.sleep(5.0)

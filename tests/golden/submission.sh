@@ -20,8 +20,8 @@
 #SBATCH --time=1-00:00:00
 
 # setup
-give_up() { echo "hpckit: $1" >&2; [ "${HPCKIT_SCHEDULER:-}" = local ] || scancel --state=PENDING "$SLURM_ARRAY_JOB_ID"; exit 1; }
-bad_node() { [ "$SLURM_ARRAY_TASK_ID" != 1 ] || give_up "$1"; echo "hpckit: $1" >&2; [ "${HPCKIT_SCHEDULER:-}" = local ] || sleep 60; exit 1; }
+give_up() { echo "hpckit: $1" >&2; [ "${HPCKIT_SCHEDULER:-}" = local ] || scancel --state=PENDING "$SLURM_JOB_ID" ${SLURM_ARRAY_JOB_ID:-}; exit 1; }
+bad_node() { [ "${SLURM_ARRAY_TASK_ID:-1}" != 1 ] || give_up "$1"; echo "hpckit: $1" >&2; [ "${HPCKIT_SCHEDULER:-}" = local ] || sleep 60; exit 1; }
 [ -x /opt/python/bin/python3 ] || bad_node "this node has no "/opt/python/bin/python3
 cd /scratch/runs/agent/0720-p7d/chains/001 || bad_node 'the run directory is gone'
 ln -sf job.pkl "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}_submitted.pkl" || bad_node 'the run directory cannot be written'

@@ -65,6 +65,9 @@ def test_what_json_holds_of_a_plan() -> None:
         "skip_batches": 0,
         "before": 7,
         "back": 0,
+        "intact": False,
+        "exclude": [],
+        "wait_s": 0,
         "diagnosis": None,
         "sentence": "go back to the newest good state before step 7, lr x0.5 of g",
     }

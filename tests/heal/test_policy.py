@@ -13,7 +13,7 @@ import pytest
 
 from hpckit.errors import UsageError
 from hpckit.heal import Past, Plan, Rules, decide
-from hpckit.heal.policy import ONE_TROUBLE
+from hpckit.heal.rules import ONE_TROUBLE
 from hpckit.monitor import Incident
 from hpckit.monitor.incident import Answer
 from hpckit.spec import Change, Remedy, spec_from_json
@@ -138,7 +138,8 @@ def test_every_kind_with_every_answer_has_a_plan() -> None:
     for kind in KINDS:
         for answer in get_args(Answer):
             plan = decide(other(kind, answer=answer), [], Rules())
-            assert plan.do == {"tell": "tell", "skip": "skip", "act": "rollback"}[answer]
+            acts = Rules().remedy(kind).do
+            assert plan.do == {"tell": "tell", "skip": "skip", "act": acts}[answer]
             assert plan.reason
 
 

@@ -160,8 +160,8 @@ def test_a_changed_parameter_that_nobody_reads_is_told_at_the_end(
 def test_steps_that_are_done_again_are_no_progress(life: Lives, no_memory: None) -> None:
     """However far a rollback leads, the limit is the limit."""
     change = {"do": "rollback", "change": {}, "skip_batches": 0, "limit": 2}
-    life.monkeypatch.setattr("hpckit.heal.policy.REFILL_STEPS", 50)
-    life.monkeypatch.setattr("hpckit.heal.policy.REFILL_TIMES", 5)
+    life.monkeypatch.setattr("hpckit.heal.rules.REFILL_STEPS", 50)
+    life.monkeypatch.setattr("hpckit.heal.rules.REFILL_TIMES", 5)
     run = life.begin(heal={"explosion": change})
     training = Training(run, epochs=12)
     strike(run, *[80] * 8, onset=75)

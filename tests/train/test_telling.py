@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Ledger
 from hpckit.monitor.incident import Incident
 from hpckit.train import progress as progress_module
@@ -146,9 +147,9 @@ def struck(step: int, answer: Any) -> Incident:
 def test_one_bad_step_after_the_other_is_told_once_and_what_acts_always(tmp_path: Path) -> None:
     tells, stream = teller(tmp_path)
     for step in (5, 6, 90, 300):
-        tells.incident(struck(step, "skip"), 1)
+        tells.incident(struck(step, "skip"), Segment(1, 1))
     for step in (301, 302):
-        tells.incident(struck(step, "act"), 1, plan={"do": "rollback"})
+        tells.incident(struck(step, "act"), Segment(1, 1), plan={"do": "rollback"})
     assert stream.getvalue().splitlines() == [
         f"hpckit: step {step}: bad" for step in (5, 300, 301, 302)
     ]
@@ -162,7 +163,7 @@ def test_a_rank_that_does_not_speak_says_and_writes_nothing(
 ) -> None:
     tells, stream = teller(tmp_path, speaks=False)
     tells.say("a word")
-    tells.incident(struck(5, "act"), 1)
+    tells.incident(struck(5, "act"), Segment(1, 1))
     assert stream.getvalue() == ""
     assert Ledger(tmp_path / "ledger").events() == []
     # But for its own trouble.

@@ -1,0 +1,74 @@
+"""hpckit restart"""
+
+from __future__ import annotations
+
+import click
+
+from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
+from hpckit.paint import note
+
+
+@click.command()
+@run_argument()
+@click.option(
+    "--from",
+    "origin",
+    metavar="STEP|good|best",
+    help="Where to go on: by default the newest state that is sound.",
+)
+@click.option(
+    "-s",
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=CHANGE",
+    help="clip=x0.5, lr=x0.5, params.NAME=VALUE, resources.NAME=VALUE.",
+)
+@click.option("--time", help="Another time limit for the attempts to come: 2d.")
+@click.option("--code", is_flag=True, help="With the job's folder as it is now.")
+@click.option("--now", is_flag=True, help="End what runs at once, without a save.")
+@root_option
+@json_option
+def restart(
+    name: str | None,
+    origin: str | None,
+    changes: tuple[str, ...],
+    time: str | None,
+    code: bool,
+    now: bool,
+    root: str | None,
+    as_json: bool,
+) -> None:
+    """Start a run again: what runs of it saves and ends, and a new chain of attempts goes on.
+
+    It goes on from the newest sound state of it, with all that was changed since it was submitted,
+    and with what you change now: x0.5 is a factor, anything else the new value.
+    """
+    from hpckit.restarting import Wish
+    from hpckit.restarting import restart as start_again
+    from hpckit.spec.changes import read_changes
+
+    given = [*changes, *([f"resources.time={time}"] if time is not None else [])]
+    run = find_run(root, name)
+    wish = Wish(origin=origin, changes=read_changes(given), now=now, code=code)
+    done = start_again(run, wish)
+    if as_json:
+        about = {"run": run.id, "dir": str(run.dir), "job_id": done.job_id}
+        print_json({**about, "ends": done.ends, "plan": done.plan.to_json()})
+        return
+    print(f"{run.id}  goes on as job {done.job_id}")
+    where = done.checkpoint or "the newest state that is sound"
+    print(f"  from    {where}")
+    if done.ends is not None:
+        ends = "ended at once" if now else "saves and ends first"
+        print(f"  before  job {done.ends} {ends}")
+    for line in _changed(done.plan.changes):
+        print(f"  change  {line}")
+    note(f"\nnext\n  hpckit watch {run.id}\n  hpckit show {run.id}")
+
+
+def _changed(changes: object) -> list[str]:
+    from hpckit.heal.changes import written
+
+    assert isinstance(changes, dict)
+    return [f"{name} {written(change)}" for name, change in changes.items()]

@@ -1,0 +1,233 @@
+"""Starting a run again because a person says so: what runs ends, and a new chain goes on.
+
+The wish is written down first, with all that is to change: whoever dies after that line has still
+said it. The new chain waits until the old attempt has ended; nothing of the run is ever twice.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpckit import requests
+from hpckit.checkpoint.choosing import choose
+from hpckit.checkpoint.lineage import believed
+from hpckit.clock import now_iso
+from hpckit.errors import NotFound, SchedulerSilent, UsageError
+from hpckit.heal import Plan
+from hpckit.heal.budget import BY_HAND
+from hpckit.heal.changes import get_path
+from hpckit.ledger import Event
+from hpckit.monitor.incident import Incident
+from hpckit.run import Run, chain_numbers
+from hpckit.scheduler import choose as choose_scheduler
+from hpckit.scheduler.base import JobStatus, Phase, Scheduler
+from hpckit.spec.parts import INFRASTRUCTURE, Change
+from hpckit.spec.rules import CHANGEABLE
+from hpckit.status.queue_cache import QueueCache
+from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of
+from hpckit.submission.continuing import continue_run
+
+ALIVE = (Phase.PENDING, Phase.RUNNING, Phase.ENDING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How a person wants a run to go on."""
+
+    # A step, `good` or `best`; None is the newest state that is sound.
+    origin: str | None = None
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    # End what runs at once, without a save.
+    now: bool = False
+    # With the job's folder as it is now.
+    code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restarted:
+    """What is on its way."""
+
+    job_id: str
+    plan: Plan
+    checkpoint: str | None
+    ends: str | None
+
+
+def restart(run: Run, wish: Wish) -> Restarted:
+    """Have a run go on in a new chain; what of it is alive saves and ends."""
+    _refuse(run)
+    checkpoint = _checkpoint(run, wish.origin)
+    events = believed(run.ledger().events())
+    plan = _plan(run, wish, events)
+    if run.spec().limits.attempts <= len(run.attempts()):
+        raise UsageError(
+            f"{run.id}: all {len(run.attempts())} attempts that its limits allow are used",
+            f"begin a new run where it stands: hpckit submit --from {run.id}",
+        )
+    scheduler = choose_scheduler(run.scheduler)
+    alive = _alive(run, scheduler)
+    number = max(chain_numbers(run), default=0) + 1
+    code = _snapshot(run, number) if wish.code else None
+    run.ledger().write(
+        "restart",
+        by_hand=True,
+        attempt=len(run.attempts()),
+        incident=_incident(run).to_json(),
+        plan=plan.to_json(),
+        checkpoint=checkpoint,
+    )
+    running = next((job.job_id for job in alive if job.phase is not Phase.PENDING), None)
+    try:
+        job_id = continue_run(run, scheduler, number=number, after=running, code=code)
+        _end(run, scheduler, alive, wish)
+    finally:
+        QueueCache(scheduler).forget()
+    return Restarted(job_id=job_id, plan=plan, checkpoint=checkpoint, ends=running)
+
+
+def _refuse(run: Run) -> None:
+    if run.is_sweep:
+        raise UsageError(f"{run.id} is a sweep of {run.points} runs", f"name one: {run.id}/000")
+    if run.scheduler == FOREGROUND:
+        raise UsageError(
+            f"{run.id} ran in a terminal", f"go on from it: hpckit run --from {run.id}"
+        )
+    if run.scheduler == "local" and run.host != socket.gethostname():
+        raise NotFound(f"{run.id} runs on {run.host}", "restart it there")
+
+
+def _checkpoint(run: Run, origin: str | None) -> str | None:
+    if origin is None:
+        return None
+    if origin not in ("good", "best") and not origin.isdigit():
+        raise UsageError(f"--from {origin}: no step, and neither good nor best")
+    found = choose(
+        run,
+        step=int(origin) if origin.isdigit() else None,
+        good=origin == "good",
+        best=origin == "best",
+    )
+    return found.name
+
+
+def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
+    """What numbers went wrong must not be gone on from, if they are why the run stands."""
+    _check(run, wish.changes)
+    last = next(
+        (e for e in reversed(events) if e.kind in ("incident", "rollback", "stopped")), None
+    )
+    before = None
+    if last is not None and last.kind != "rollback":
+        before = _onset_of_the_last(events)
+    return Plan(
+        do="resubmit", reason="by hand", changes=wish.changes, before=before, intact=before is None
+    )
+
+
+def _onset_of_the_last(events: list[Event]) -> int | None:
+    """Where the trouble began that stopped the run, or that it was to come back from."""
+    for event in reversed(events):
+        if event.kind == "rollback":
+            return None
+        if event.kind == "incident" and event.data.get("plan"):
+            incident = Incident.from_json(event.data["incident"])
+            asked = Plan.from_json(event.data["plan"])
+            if incident.kind in INFRASTRUCTURE or not (asked.restarts or asked.do == "stop"):
+                return None
+            return incident.step if incident.onset is None else incident.onset
+    return None
+
+
+def _check(run: Run, changes: Mapping[str, Change]) -> None:
+    """A change that nothing takes up is a mistake, and told before anything is ended."""
+    spec = run.spec()
+    for name in changes:
+        section, _, path = name.partition(".")
+        if section == "resources" and path not in CHANGEABLE:
+            raise UsageError(
+                f"--set {name}: cannot be changed", f"of resources: {', '.join(CHANGEABLE)}"
+            )
+        if section == "params" and get_path(spec.params, path) is None:
+            known = ", ".join(f"params.{key}" for key in spec.params)
+            raise UsageError(f"--set {name}: there is no such parameter", f"there are {known}")
+        if section in run.varied or path in run.varied:
+            raise UsageError(f"--set {name}: the sweep varies it: a run of it keeps its point")
+        if section not in ("clip", "lr", "params", "resources"):
+            raise UsageError(
+                f"--set {name}: what is that?", "clip, lr, params.NAME or resources.NAME"
+            )
+
+
+def _incident(run: Run) -> Incident:
+    who = os.environ.get("USER", "somebody")
+    attempts = run.attempts()
+    return Incident(
+        kind=BY_HAND,
+        step=_step(run) or 0,
+        answer="act",
+        said=f"started again by {who}, {now_iso()[:19]}Z, after attempt {len(attempts)}",
+    )
+
+
+def _step(run: Run) -> int | None:
+    from hpckit.status.steps import steps_done
+
+    return next((s for each in reversed(run.attempts()) if (s := steps_done(each))), None)
+
+
+def _alive(run: Run, scheduler: Scheduler) -> list[JobStatus]:
+    try:
+        jobs = assign([facts_of(run)], answer_for(scheduler))[run.id]
+    except SchedulerSilent as error:
+        raise SchedulerSilent(
+            f"{run.id}: {error.message}: what of it is alive is not known, so nothing was done",
+            "try again in a minute",
+        ) from error
+    return [job for job in jobs if job.phase in ALIVE]
+
+
+def _end(run: Run, scheduler: Scheduler, alive: list[JobStatus], wish: Wish) -> None:
+    """End what is alive: what waits at once, what runs after it has saved."""
+    waits = [job for job in alive if job.phase is Phase.PENDING]
+    runs = [job for job in alive if job.phase is Phase.RUNNING]
+    names = [name for job in waits for name in _names(job)]
+    if wish.now:
+        names += [job.job_id for job in runs]
+    if names:
+        # Said before it is done: it is not a person who gives the run up.
+        run.ledger().write("scancel", jobs=names, why=BY_HAND)
+    if waits:
+        scheduler.cancel(sorted({_cancellable(job) for job in waits}), pending_only=True)
+    if runs and wish.now:
+        scheduler.cancel([job.job_id for job in runs])
+    elif runs:
+        requests.ask(run.dir, requests.END, "restart asked for")
+
+
+def _names(job: JobStatus) -> list[str]:
+    if job.task is None and job.pending_tasks:
+        return [f"{job.array_id}_{task}" for task in job.pending_tasks]
+    return [job.job_id]
+
+
+def _cancellable(job: JobStatus) -> str:
+    return job.array_id if job.task is None else job.job_id
+
+
+def _snapshot(run: Run, number: int) -> str:
+    """A copy of the job's folder as it is now, for the attempts that come."""
+    from hpckit.files import read_json
+    from hpckit.submission import snapshot
+
+    about = read_json(run.home / "code.json") or {}
+    source = Path(about.get("source", ""))
+    if not source.is_dir():
+        raise NotFound(f"the job's folder {source} is not there any more", "leave out --code")
+    found = snapshot.look(source, exclude=run.home.parent.parent)
+    name = f"code-{number:03d}"
+    snapshot.copy(found, run.dir / name)
+    return name

@@ -1,0 +1,93 @@
+"""A new chain for a run that is there already: its folder, its code and its past stay."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hpckit.checkpoint.lineage import believed
+from hpckit.errors import ChainTaken, UsageError
+from hpckit.heal.in_force import plans_in_force, resources_in_force
+from hpckit.run import Run
+from hpckit.submission.commit import hand_over, write_chain
+from hpckit.submission.plan import Chain, SubmissionPlan, array_of, header_of
+
+if TYPE_CHECKING:
+    from hpckit.scheduler.base import Scheduler
+    from hpckit.spec import JobSpec
+
+
+def continue_run(
+    run: Run,
+    scheduler: Scheduler,
+    *,
+    number: int,
+    after: str | None,
+    wait_s: float = 0,
+    had: Mapping[str, Any] | None = None,
+    code: str | None = None,
+) -> str:
+    """Submit the attempts that are left as a new chain, with all that was changed; its id.
+
+    `number` is the next one that the caller has seen to be free: of two who want to go on with
+    a run only one can make the chain's folder, and the other is told so by ChainTaken.
+
+    It begins when the job `after` has ended, and never beside another job of the run. Its intent
+    is written down before: from then on nothing that was submitted earlier does anything. Whoever
+    dies in between has submitted nothing, and a link or a guard sees that.
+    """
+    spec, excluded = _spec_now(run, had or {})
+    left = spec.limits.attempts - len(run.attempts())
+    if left <= 0:
+        raise UsageError(
+            f"{run.id}: all {spec.limits.attempts} attempts that its limits allow are used",
+            f"begin a new run where it stands: hpckit submit --from {run.id}",
+        )
+    plan = _plan(run, spec, scheduler, number, left)
+    (chain,) = plan.chains
+    waits = ["singleton"] if after is None else [f"afterany:{after}", "singleton"]
+    header = {
+        **chain.header,
+        "dependency": ",".join(waits),
+        "exclude": ",".join(excluded) or None,
+        "begin": f"now+{round(wait_s)}" if wait_s else None,
+    }
+    chain = dataclasses.replace(
+        chain, header={name: value for name, value in header.items() if value is not None}
+    )
+    plan = dataclasses.replace(plan, chains=(chain,))
+    try:
+        write_chain(plan, chain, code=code)
+    except FileExistsError as error:
+        raise ChainTaken(f"{run.id}: somebody else goes on with it just now") from error
+    ledger = run.ledger()
+    newest = run.submission()
+    serial = newest.data.get("serial", 0) + 1 if newest is not None else 1
+    ledger.write("submit", chains=[chain.number], job_name=run.id, serial=serial)
+    array = hand_over(plan, run, scheduler, chain)
+    with contextlib.suppress(OSError):
+        ledger.write("submitted", chain=chain.number, job_id=array)
+    return array
+
+
+def _spec_now(run: Run, had: Mapping[str, Any]) -> tuple[JobSpec, tuple[str, ...]]:
+    spec = run.spec()
+    plans = plans_in_force(believed(run.ledger().events()))
+    resources, excluded = resources_in_force(spec.resources, plans, had)
+    return dataclasses.replace(spec, resources=resources, sweep=None), excluded
+
+
+def _plan(run: Run, spec: JobSpec, scheduler: Scheduler, number: int, left: int) -> SubmissionPlan:
+    size, array = array_of(left, scheduler.max_array_size())
+    chain = Chain(number=number, offset=0, size=size, header={**header_of(spec, run.id), **array})
+    return SubmissionPlan(
+        spec=spec,
+        run_id=run.id,
+        dir=run.dir,
+        scheduler=run.scheduler,
+        points=(),
+        chains=(chain,),
+        warnings=(),
+    )

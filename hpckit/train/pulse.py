@@ -1,0 +1,69 @@
+"""A rank's sign of life, for whoever watches it; and its end, once another one serves the run.
+
+A thread of its own: it writes where the training stands when that has changed, so a training that
+hangs shows by a file that stays as it is. Python's stacks of all threads go beside it when the
+process gets SIGABRT, even while the main thread waits in C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hpckit.run import served_by_another
+
+EVERY_S = 1.0
+# Within the loop a step comes soon; before it, between two loops, and while saving it may be long.
+START, STEP, BETWEEN, SAVING = "start", "step", "between", "saving"
+# What a process ends with that serves nobody any more.
+FENCED = 77
+
+
+class Pulse:
+    """Beats once a second."""
+
+    def __init__(self, path: Path, look: Callable[[], tuple[int, str]]) -> None:
+        self._path = path
+        self._look = look
+        self._said = ""
+
+    def start(self, environ: Mapping[str, str]) -> None:
+        """`environ` says which launch of which attempt this is."""
+        self._run_dir = Path(environ["HPCKIT_RUN_DIR"])
+        self._place = (
+            int(environ.get("HPCKIT_ATTEMPT", "1")),
+            int(environ.get("HPCKIT_LAUNCH", "1")),
+        )
+        with contextlib.suppress(OSError):
+            # It stays open: a process that is about to die opens nothing.
+            stacks = open(self._path.with_suffix(".stacks"), "w")  # noqa: SIM115
+            faulthandler.enable(file=stacks)
+            self._stacks = stacks
+        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+
+    def _beat(self) -> None:
+        while True:
+            if served_by_another(self._run_dir, *self._place):
+                self._end()
+            with contextlib.suppress(Exception):
+                self._write()
+            time.sleep(EVERY_S)
+
+    def _write(self) -> None:
+        step, phase = self._look()
+        said = f"{step} {phase}\n"
+        if said != self._said:
+            self._path.write_text(said)
+            self._said = said
+
+    @staticmethod
+    def _end() -> None:
+        """At once, and without any last words: nothing of what is here is to be written."""
+        with contextlib.suppress(OSError):
+            print("hpckit: another launch serves this run by now: ending", flush=True)
+        os._exit(FENCED)

@@ -1,0 +1,91 @@
+"""One attempt: the program is launched, and launched again while the policy says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpckit.checkpoint.lineage import believed
+from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
+from hpckit.requests import END, served
+from hpckit.run import Attempt, Run
+from hpckit.worker.healing import Answer, Healing, Seen
+from hpckit.worker.outcome import Outcome
+from hpckit.worker.processes import end_leftovers
+from hpckit.worker.signals import Signals
+from hpckit.worker.watch import Watch
+
+if TYPE_CHECKING:
+    from hpckit.spec import JobSpec
+
+
+@dataclass(kw_only=True)
+class Attempting:
+    """Serves a run until this attempt has nothing more to do for it."""
+
+    run: Run
+    attempt: Attempt
+    signals: Signals
+    started: str
+    # The snapshot that this chain brings.
+    code: str | None = None
+    # A failure that may be the end of our own job is not ours to judge.
+    checked: Callable[[Outcome], Outcome]
+
+    def serve(self) -> Answer:
+        """Launch by launch; what becomes of the run."""
+        for number in itertools.count(1):
+            spec = spec_now(self.run)
+            watch = Watch(
+                run=self.run,
+                spec=spec,
+                attempt=self.attempt,
+                signals=self.signals,
+                started=self.started,
+                number=number,
+                code=self.code,
+            )
+            outcome = watch.serve()
+            served(self.run.dir, END)
+            if outcome.is_doubtful:
+                outcome = self.checked(outcome)
+            healing = Healing(run=self.run, spec=spec, attempt=self.attempt)
+            answer = healing.answer(outcome, number, self._seen(watch))
+            if not answer.starts_again or self.signals.time_limit or self.signals.terminated:
+                return answer
+            print(f"hpckit: {answer.outcome.reason}; {answer.plan}", flush=True)
+            end_leftovers(self.run.dir, self.attempt.number, number)
+        raise AssertionError("an endless count has ended")
+
+    def _seen(self, watch: Watch) -> Seen:
+        from hpckit.status.steps import steps_done
+
+        step = watch.stalls.step
+        if step is None:
+            step = steps_done(self.attempt)
+        node = os.environ.get("SLURM_JOB_NODELIST", "")
+        return Seen(
+            step=step,
+            has_stepped=watch.stalls.has_stepped or steps_done(self.attempt) is not None,
+            logs=watch.logs,
+            node=node if node and not set(node) & set("[,") else None,
+        )
+
+
+def spec_now(run: Run) -> JobSpec:
+    """The run's spec, with all that was changed since it was submitted."""
+    spec = run.spec()
+    plans = plans_in_force(believed(run.ledger().events()))
+    resources, _ = resources_in_force(spec.resources, plans, had())
+    params = params_in_force(spec.params, plans)
+    return dataclasses.replace(spec, params=params, resources=resources)
+
+
+def had() -> dict[str, int]:
+    """What the cluster gave this job where the spec may say nothing."""
+    memory = os.environ.get("SLURM_MEM_PER_NODE", "")
+    return {"memory": int(memory)} if memory.isdecimal() and int(memory) else {}

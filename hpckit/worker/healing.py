@@ -1,0 +1,181 @@
+"""What the worker does about a launch that ended: it asks the policy, and writes the answer down.
+
+The decision is the same that a training makes of its numbers: from the incident, what was done
+before by the ledger, and the spec. What it decides is written before it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpckit.checkpoint.lineage import believed
+from hpckit.heal import Plan, Rules, decide
+from hpckit.heal.history import closed, history_of
+from hpckit.ledger import Event
+from hpckit.monitor.incident import Incident
+from hpckit.worker import evidence
+from hpckit.worker.evidence import Evidence
+from hpckit.worker.outcome import Outcome
+
+if TYPE_CHECKING:
+    from hpckit.run import Attempt, Run
+    from hpckit.spec import JobSpec
+
+# Of these a program that keeps nothing has lost all: to begin anew is for its owner to say.
+NEEDS_STATE = ("crash", "hang", "out_of_memory")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What is known of a launch beside how its ranks ended."""
+
+    step: int | None = None
+    has_stepped: bool = False
+    logs: Path | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What becomes of the attempt: the outcome, and the plan where there is one."""
+
+    outcome: Outcome
+    plan: Plan | None = None
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether the program is started once more in this allocation."""
+        return self.plan is not None and self.plan.do in ("relaunch", "rollback")
+
+
+@dataclass(kw_only=True)
+class Healing:
+    """Asks the policy for one attempt."""
+
+    run: Run
+    spec: JobSpec
+    attempt: Attempt
+
+    def answer(self, outcome: Outcome, launch: int | None, seen: Seen) -> Answer:
+        """What is done after a launch."""
+        if outcome.asked is not None:
+            return self._as_asked(outcome)
+        if outcome.kind is None:
+            return Answer(outcome=outcome)
+        found = _evidence(outcome, seen)
+        kind = found.kind if found is not None and outcome.kind == "crash" else outcome.kind
+        events = believed(self.run.ledger().events())
+        if kind in NEEDS_STATE and not self._may_begin_again(kind, outcome, events):
+            return Answer(outcome=_with_words(outcome, found))
+        incident = Incident(
+            kind=kind,
+            step=seen.step or 0,
+            answer="act",
+            said=_said(outcome, found),
+            place=found.place if found is not None else None,
+            node=seen.node,
+            early=not seen.has_stepped,
+        )
+        plan = self.decided(incident, events)
+        written = self.write(incident, plan, launch=launch, lines=found.lines if found else ())
+        if not written and plan.do == "relaunch":
+            # Who cannot remember its tries would go on for ever: attempts are counted otherwise.
+            plan = dataclasses.replace(plan, do="resubmit")
+        return Answer(outcome=_after(outcome, plan, incident), plan=plan)
+
+    def decided(self, incident: Incident, events: list[Event]) -> Plan:
+        """The policy's word; `events` are those that are believed."""
+        history = closed(history_of(events), incident.step, self.saved())
+        return decide(incident, history, Rules.of(self.spec))
+
+    def write(
+        self, incident: Incident, plan: Plan, *, launch: int | None, lines: tuple[str, ...] = ()
+    ) -> bool:
+        """The incident and the plan, in the ledger of the attempt; whether that could be done."""
+        ledger = self.run.ledger(f"attempt-{self.attempt.number:03d}")
+        about = {"attempt": self.attempt.number, "launch": launch, "incident": incident.to_json()}
+        about = {name: value for name, value in about.items() if value is not None}
+        kind = "restart" if plan.restarts else "stopped" if plan.do == "stop" else "incident"
+        reason = {"reason": plan.diagnosis or plan.reason} if plan.do == "stop" else {}
+        with contextlib.suppress(OSError):
+            ledger.write(
+                kind,
+                **about,
+                plan=plan.to_json(),
+                saved=self.saved(),
+                lines=list(lines),
+                **reason,
+            )
+            return True
+        return False
+
+    def saved(self) -> int | None:
+        """The step of the newest state that could be gone on from; None where that is unknown."""
+        from hpckit.checkpoint.store import Store
+
+        with contextlib.suppress(OSError):
+            found = Store.of_run(self.run.dir).on_branch()
+            return found[-1].step if found else None
+        return None
+
+    def _may_begin_again(self, kind: str, outcome: Outcome, events: list[Event]) -> bool:
+        """Whether something was kept, or the spec says that it is to be done all the same.
+
+        A program that has never come so far and ends by itself has a mistake that stays in it.
+        """
+        said = self.spec.heal.get(kind)
+        if said is not None and said.do is not None:
+            return True
+        if any(event.kind == "resumed" for event in events):
+            return True
+        keeps = self.spec.program.trainer is not None or bool(self.spec.checkpoint.files)
+        return keeps and (outcome.program or {}).get("code", 137) > 128
+
+    @staticmethod
+    def _as_asked(outcome: Outcome) -> Answer:
+        """The training has decided, and has written it down."""
+        assert outcome.asked is not None
+        plan = Plan.from_json(outcome.asked)
+        return Answer(outcome=dataclasses.replace(outcome, reason=plan.reason), plan=plan)
+
+
+def _evidence(outcome: Outcome, seen: Seen) -> Evidence | None:
+    """What the log of the rank that failed first says, and Slurm."""
+    if seen.logs is None or outcome.kind != "crash":
+        return None
+    about = outcome.program or {"rank": 0, "code": 137}
+    was_killed = about["code"] == 137
+    with contextlib.suppress(OSError):
+        said = (seen.logs / "srun.log").read_text(errors="replace")
+        if was_killed and (found := evidence.in_srun(said)) is not None:
+            return found
+    from hpckit.logs import tail
+
+    with contextlib.suppress(OSError):
+        lines = tail(seen.logs / f"rank-{about['rank']}.log", evidence.LINES)
+        return evidence.in_log(lines, was_killed=was_killed)
+    return None
+
+
+def _said(outcome: Outcome, found: Evidence | None) -> str:
+    if found is None:
+        return outcome.reason
+    where = f" at {found.place.partition(': ')[0]}" if found.place is not None else ""
+    return f"{found.said}{where} ({outcome.reason})"
+
+
+def _with_words(outcome: Outcome, found: Evidence | None) -> Outcome:
+    return outcome if found is None else dataclasses.replace(outcome, reason=_said(outcome, found))
+
+
+def _after(outcome: Outcome, plan: Plan, incident: Incident) -> Outcome:
+    """The attempt's end by the plan."""
+    if plan.do == "stop":
+        return dataclasses.replace(outcome, state="stopped", reason=plan.diagnosis or plan.reason)
+    if plan.restarts:
+        return dataclasses.replace(outcome, state=None, reason=incident.said)
+    return outcome

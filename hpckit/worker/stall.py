@@ -1,0 +1,111 @@
+"""Whether a launch hangs: a rank that comes to no step for longer than it ever took to one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Within the loop, where a step follows the other; what is learned makes it longer.
+LEAST_S = 300.0
+TIMES = 10.0
+# Before the first steps (imports, data, compilation), between loops (validation), and in a save.
+SLOW_S = 1800.0
+# So many steps may compile something.
+FIRST_STEPS = 3
+WITHIN = "step"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sign:
+    """Where a rank stands, by its own word."""
+
+    step: int
+    phase: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stall:
+    """A rank that came to no step for so long, when so much was to be expected."""
+
+    rank: int
+    step: int
+    phase: str
+    for_s: float
+    usual_s: float
+
+    def __str__(self) -> str:
+        what = "no step" if self.phase == WITHIN else f"no sign of progress ({self.phase})"
+        return f"{what} for {self.for_s:.0f} s on rank {self.rank}, after step {self.step}"
+
+
+@dataclass(kw_only=True)
+class Stalls:
+    """Watches the ranks of one launch; `after_s` is the spec's word, None learns it."""
+
+    after_s: float | None = None
+    _since: dict[int, float] = field(default_factory=dict)
+    _last: dict[int, Sign] = field(default_factory=dict)
+    _first: dict[int, int] = field(default_factory=dict)
+    # The longest that was waited for a step, within the loop and elsewhere.
+    _longest: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
+
+    def look(self, now_s: float, signs: Mapping[int, Sign]) -> Stall | None:
+        """Take in where the ranks stand now; the one that is stuck the longest, if any is."""
+        for rank, sign in signs.items():
+            self._take(now_s, rank, sign)
+        found = [stall for rank in self._last if (stall := self._stall(now_s, rank)) is not None]
+        # Others wait for the one that is behind.
+        return min(found, key=lambda stall: (stall.step, -stall.for_s), default=None)
+
+    @property
+    def step(self) -> int | None:
+        """How far all ranks have come; None where nobody said so."""
+        return min((sign.step for sign in self._last.values()), default=None)
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether any step was done in this launch."""
+        return any(sign.step > self._first[rank] for rank, sign in self._last.items())
+
+    def _take(self, now_s: float, rank: int, sign: Sign) -> None:
+        before = self._last.get(rank)
+        if before == sign:
+            return
+        if before is None or before.phase == "start":
+            # Where it takes up is known when it has loaded what it goes on from.
+            self._first[rank] = sign.step
+        elif sign.step > self._first[rank] + FIRST_STEPS:
+            within = before.phase == sign.phase == WITHIN
+            waited = now_s - self._since[rank]
+            self._longest[within] = max(self._longest[within], waited)
+        self._last[rank], self._since[rank] = sign, now_s
+
+    def _stall(self, now_s: float, rank: int) -> Stall | None:
+        sign, for_s = self._last[rank], now_s - self._since[rank]
+        usual_s = self._longest[sign.phase == WITHIN]
+        if for_s <= self._patience_s(rank, sign, usual_s):
+            return None
+        return Stall(rank=rank, step=sign.step, phase=sign.phase, for_s=for_s, usual_s=usual_s)
+
+    def _patience_s(self, rank: int, sign: Sign, usual_s: float) -> float:
+        is_warm = sign.step >= self._first[rank] + FIRST_STEPS
+        # While one validates the others wait for it, within their step.
+        all_within = all(each.phase == WITHIN for each in self._last.values())
+        if all_within and is_warm:
+            if self.after_s is not None:
+                return self.after_s
+            return max(LEAST_S, TIMES * usual_s)
+        return max(SLOW_S, self.after_s or 0.0, 3 * usual_s)
+
+
+def signs_in(logs: Path, ranks: int) -> dict[int, Sign]:
+    """What the ranks of a launch have written; one that is being written just now is left out."""
+    found = {}
+    for rank in range(ranks):
+        with contextlib.suppress(OSError):
+            words = (logs / f"rank-{rank}.pulse").read_text().split(" ")
+            if len(words) == 2 and words[0].isdigit() and words[1].endswith("\n"):
+                found[rank] = Sign(step=int(words[0]), phase=words[1].strip())
+    return found
