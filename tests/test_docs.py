@@ -63,6 +63,15 @@ def test_the_spec_in_the_docs_is_valid(tmp_path):
     assert (spec.resources.partition, spec.resources.gpus) == ("gpu", 4)
 
 
+def test_the_programs_that_resume_by_themselves_in_the_docs_are_valid(tmp_path):
+    text = (REPOSITORY / "docs" / "spec.md").read_text()
+    section = text.partition("## Programs that resume by themselves")[2].partition("\n## ")[0]
+    newest, argument = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    for example, resume in ((f"program: b\n{newest}", "newest"), (argument, "argument")):
+        (tmp_path / "job.yaml").write_text(f"name: a\n{example}")
+        assert load_spec(tmp_path / "job.yaml").resume == resume
+
+
 def test_the_example_profile_is_valid(tmp_path):
     (tmp_path / "job.yaml").write_text("name: a\nprogram: b\n")
     profile = REPOSITORY / "slurm" / "profiles" / "example.yaml"

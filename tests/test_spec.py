@@ -109,6 +109,44 @@ def test_the_resolved_spec_reads_back_as_the_same_spec(load: Load, text: str) ->
     assert load(resolved) == spec
 
 
+@pytest.mark.parametrize(
+    ("program", "checkpoint", "resume"),
+    [
+        ("t.sh", "{}", None),
+        ("t.sh {checkpoint}", "{}", None),
+        ("t.sh", "{files: ['cp/g_{step}', './cp//do_{step}']}", "newest"),
+        ("t.sh", "{files: ['checkpoint-{step}/'], resume: newest}", "newest"),
+        ("t.sh {checkpoint}", "{files: ['e{epoch}-{epoch}.pt']}", "argument"),
+        ("t.sh {checkpoint}", "{files: ['a*[1]_{step}'], resume: newest}", "newest"),
+        ("t.sh {checkpoint}", "{files: ['g_{step}'], resume: argument}", "argument"),
+        ("{trainer: train.py:fit}", "{files: ['g_{step}']}", "newest"),
+    ],
+)
+def test_a_program_finds_its_newest_checkpoint_unless_its_command_is_told_one(
+    load: Load, program: str, checkpoint: str, resume: str | None
+) -> None:
+    spec = load(f"name: a\nprogram: {program}\ncheckpoint: {checkpoint}\n")
+    assert spec.resume == resume
+
+
+def test_a_trainer_has_no_command_to_fill_a_checkpoint_in(refused: Refused) -> None:
+    (found,) = refused(
+        "name: a\nprogram: {trainer: t.py:fit}\n"
+        "checkpoint: {files: ['g_{step}'], resume: argument}\n"
+    )
+    assert "checkpoint.resume: fills in {checkpoint}, and a trainer has no command" in found
+
+
+def test_files_that_cannot_be_read_are_not_said_to_be_missing(refused: Refused) -> None:
+    (found,) = refused(SMALL + "checkpoint: {files: [{a: 1}], resume: newest}\n")
+    assert "checkpoint.files[0]: must be text" in found
+
+
+def test_a_run_that_has_a_checkpoint_section_already_is_not_ended_by_it() -> None:
+    section = {"files": ["best.pt"], "resume": "argument"}
+    assert spec_from_json({"name": "a", "program": "t.sh", "checkpoint": section}).resume
+
+
 def test_all_errors_are_told_at_once_in_the_order_of_the_file(refused: Refused) -> None:
     found = refused(
         "name: a b\n"
@@ -208,7 +246,29 @@ def test_a_name_is_a_safe_file_name(refused: Refused, name: str) -> None:
         ("environment: {modules: cuda}", "modules: must be a list, not cuda: write [cuda]"),
         ("checkpoint: {before_end: 1h}", "checkpoint.before_end: must be less than the time limit"),
         ("checkpoint: {resume: latest}", "checkpoint.resume: must be one of newest, argument"),
-        ("checkpoint: {resume: argument}", "checkpoint.resume: fills in {checkpoint}, which the"),
+        (
+            "checkpoint: {files: ['g_{step}'], resume: argument}",
+            "job.yaml:1:43: checkpoint.resume: fills in {checkpoint}, which the command does not",
+        ),
+        (
+            "checkpoint: {resume: newest}",
+            "job.yaml:1:22: checkpoint.resume: needs checkpoint.files, such as files: ['cp/g_{st",
+        ),
+        ("checkpoint: {files: [], resume: newest}", "checkpoint.resume: needs checkpoint.files"),
+        (
+            "checkpoint: {files: ['g_{step}', best.pt]}",
+            "job.yaml:1:34: checkpoint.files[1]: has no {step} and no {epoch}",
+        ),
+        ("checkpoint: {files: ['/cp/g_{step}']}", "files[0]: must be a path in the working folder"),
+        ("checkpoint: {files: ['~/g_{step}']}", "files[0]: must be a path in the working folder"),
+        ("checkpoint: {files: ['a/../g_{step}']}", "files[0]: must not leave the working folder"),
+        ("checkpoint: {files: ['g_{step:08d}']}", "files[0]: has {step:08d}: only {step} or {epo"),
+        ("checkpoint: {files: ['{run}/g_{step}']}", "files[0]: has {run}: only {step} or {epoch}"),
+        ("checkpoint: {files: ['{epoch}-{step}']}", "files[0]: has both {step} and {epoch}"),
+        (
+            "checkpoint: {files: ['g_{step}', 'd_{step}', 'e_{epoch}']}",
+            "job.yaml:1:46: checkpoint.files[2]: has {epoch}, and one before it {step}",
+        ),
         ("checkpoint: {keep: 0}", "checkpoint.keep: must be at least 1"),
         ("monitor: {rules: {clip_saturation: 3}}", "must be true or false, not 3"),
         ("monitor: {rules: {clip_saturated: on}}", "unknown; did you mean 'clip_saturation'?"),

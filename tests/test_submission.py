@@ -250,6 +250,30 @@ def test_what_the_environment_names_and_is_not_here_is_said(tmp_path, source):
     assert warning == f"warning: environment.venv: {what}"
 
 
+@pytest.mark.parametrize("pattern", ["cp/g_{step}", "cp/deep/g_{step}"])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_checkpoints_that_all_runs_would_share_are_refused(tmp_path, source, pattern, is_link):
+    if is_link:
+        (tmp_path / "elsewhere").mkdir()
+        (source / "cp").symlink_to("../elsewhere")
+    else:
+        (source / "cp").mkdir()
+        (source / ".gitignore").write_text("cp/\n")
+    with pytest.raises(UsageError) as error:
+        commit(tmp_path, source, Answering("7"), checkpoint={"files": [pattern]})
+    why = "it is a link" if is_link else "ignored"
+    assert error.value.message == (
+        f"checkpoint.files: cp would be linked, not copied ({why}): "
+        f"all runs would save into {source}/cp"
+    )
+    assert list((tmp_path / "runs" / "agent").iterdir()) == []
+    commit(tmp_path, source, Answering("7"), checkpoint={"files": ["out/g_{step}", "g_{step}"]})
+    if not is_link:
+        # As the hint says.
+        (source / ".hpckitignore").write_text("!/cp\n")
+        commit(tmp_path, source, Answering("8"), checkpoint={"files": [pattern]})
+
+
 def give_up(tmp_path, task, prepare=lambda home: None):
     """Run the shell before a worker as a link of a Slurm array; what it said and cancelled."""
     made = make_plan(tmp_path)

@@ -16,7 +16,7 @@ from hpckit.errors import Problem, SpecError
 from hpckit.model import fields as model
 from hpckit.model.fields import Section, setting
 from hpckit.model.kinds import BAD, Choice, Either, Kind, ListOf, MapOf, Schema, Text, complain
-from hpckit.spec import named
+from hpckit.spec import named, resuming
 from hpckit.spec import rules as spec_rules
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.parts import (
@@ -100,6 +100,11 @@ class JobSpec:
     def to_json(self) -> dict[str, Any]:
         """The resolved spec as plain values; spec_from_json makes an equal one."""
         return model.to_json(self)
+
+    @property
+    def resume(self) -> resuming.Resume | None:
+        """How the program finds its own checkpoints; None for one that has none of its own."""
+        return resuming.resume_of(self.program, self.checkpoint)
 
     def missing(self, folder: Path) -> list[tuple[str, str]]:
         """What it names beside itself and is not in a folder: where it is named, and what."""

@@ -240,10 +240,13 @@ class Checkpoint:
         default=None, help="How long before the time limit the program is told to save and end."
     )
     files: tuple[Line, ...] = setting(
-        default=(), help="What a checkpoint of a self-resuming program is: cp/g_{step}."
+        default=(),
+        help="The files or folders of one checkpoint of a self-resuming program: cp/g_{step}.",
     )
     resume: Literal["newest", "argument"] | None = setting(
-        default=None, help="How the program finds its checkpoint: by itself, or by {checkpoint}."
+        default=None,
+        help="How the program finds its checkpoint: newest, by itself, or argument, by "
+        "{checkpoint}, which is so without a word where the command has that.",
     )
 
 

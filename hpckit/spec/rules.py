@@ -11,6 +11,7 @@ from hpckit import units, yamlio
 from hpckit.errors import Problem
 from hpckit.model.kinds import complain, did_you_mean, short
 from hpckit.model.regex import problem_with
+from hpckit.spec import resuming
 from hpckit.spec import sweep as sweeps
 from hpckit.spec.parts import (
     ACTED_ON,
@@ -116,12 +117,7 @@ def _checkpoint(draft: Draft) -> None:
     elif lead is not None and lead > LEAD_MOST_S:
         most = units.format_duration(LEAD_MOST_S)
         draft.complain(f"Slurm can tell at most {most} ahead", "checkpoint", "before_end")
-    program = draft.parts.get("program")
-    command = program.command if isinstance(program, Program) else None
-    if checkpoint.resume == "argument" and command and "{checkpoint}" not in command:
-        draft.complain(
-            "fills in {checkpoint}, which the command does not have", "checkpoint", "resume"
-        )
+    resuming.check(draft)
 
 
 def _monitor(draft: Draft) -> None:

@@ -28,6 +28,7 @@ from hpckit.errors import (
     UsageError,
 )
 from hpckit.files import told_apart, write_atomic, write_json
+from hpckit.model.numbered import NumberedPath
 from hpckit.run import Run, chain_folder
 from hpckit.spec import sweep as sweeps
 from hpckit.submission import snapshot
@@ -110,6 +111,7 @@ def prepare(
                 # Better now than after a night in the queue.
                 raise UsageError(f"{path}: {what}")
             progress(f"warning: {path}: {what}; it must be there when the job starts")
+        _refuse_shared(plan.spec, found)
         snapshot.copy(found, plan.dir / "code")
         write_atomic(plan.dir / "spec.yaml", spec_text)
         write_json(plan.dir / "spec.json", plan.spec.to_json())
@@ -122,6 +124,19 @@ def prepare(
     run = runs.open_run(plan.dir)
     assert run is not None
     return run
+
+
+def _refuse_shared(spec: JobSpec, found: snapshot.Snapshot) -> None:
+    """A program's own checkpoints must be its run's alone: going back moves them."""
+    for pattern in spec.checkpoint.files:
+        out = found.leads_out(NumberedPath.parse(pattern).folder)
+        if out is not None:
+            raise UsageError(
+                f"checkpoint.files: {out.path} would be linked, not copied ({out.why}): "
+                f"all runs would save into {found.source / out.path}",
+                "have the program save into another folder, or, where that is only ignored, "
+                f"have it copied by the line !/{out.path} in .hpckitignore",
+            )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from hpckit.errors import UsageError
@@ -48,6 +48,16 @@ class Snapshot:
             "mb": round(self.size_mb, 3),
             "left_out": left,
         }
+
+    def leads_out(self, folder: str) -> LeftOut | None:
+        """What of a folder's path will be a link out of the working folder, if anything."""
+        linked = [
+            LeftOut(path=path, why="it is a link")
+            for path in self.links
+            if os.path.isabs(_link_target(self.source, path))
+        ]
+        places = {folder, *map(str, PurePath(folder).parents)}
+        return next((each for each in (*self.left_out, *linked) if each.path in places), None)
 
 
 def look(source: Path, *, exclude: Path) -> Snapshot:

@@ -1,0 +1,1 @@
+"""Trainings as other people write them: they import nothing of hpckit."""
