@@ -6,6 +6,7 @@ acts only on what the scheduler says for certain, and whoever announces a chain 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpckit.errors import ChainTaken, HpckitError
-from hpckit.run import Run, chain_folder, chain_numbers
+from hpckit.run import Run, chain_numbers
 from hpckit.status.state import CUT_OFF_S, FOREGROUND, State, states_of
 
 if TYPE_CHECKING:
@@ -64,11 +65,9 @@ def _served(run: Run, state: State, newest: int, cache: QueueCache) -> Guarded:
 
 
 def _is_announced(run: Run, newest: int) -> bool:
-    """Whether its newest chain may be on its way to the queue just now."""
-    for home in (run.dir, run.home):
-        try:
-            made = os.stat(chain_folder(home, newest)).st_mtime
-        except OSError:
-            continue
-        return time.time() - made < CUT_OFF_S
+    """Whether its newest chain may be on its way just now: what the queue said may be older."""
+    if any(attempt.about().get("chain") == newest for attempt in run.attempts()):
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - os.stat(run.chain_folder(newest)).st_mtime < CUT_OFF_S
     return False

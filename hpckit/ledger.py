@@ -82,12 +82,13 @@ def submission_of(events: list[Event]) -> Event | None:
 
 def is_cancelled(events: list[Event]) -> bool:
     """Whether a person's cancel stands: one who starts the run again takes it back."""
-    said = [event for event in events if event.kind == "cancel" or _is_by_hand(event)]
+    said = [event for event in events if event.kind == "cancel" or is_by_hand(event)]
     newest = max(said, key=lambda event: event.time, default=None)
     return newest is not None and newest.kind == "cancel"
 
 
-def _is_by_hand(event: Event) -> bool:
+def is_by_hand(event: Event) -> bool:
+    """Whether a person has started the run again."""
     return event.kind == "restart" and bool(event.data.get("by_hand"))
 
 

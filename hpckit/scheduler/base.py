@@ -100,6 +100,10 @@ class Scheduler(Protocol):
         """Change what tasks of an array ask for that have not started; an error where refused."""
         ...
 
+    def nodes(self, partition: str | None) -> list[str]:
+        """The nodes of a partition, or of the default one, whatever their state."""
+        ...
+
     def is_preempted(self, job_id: str) -> bool:
         """Whether a job that still runs has been told to make room."""
         ...

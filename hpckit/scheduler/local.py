@@ -125,8 +125,13 @@ class Local:
                     _cancel(folder, wanted, pending_only)
 
     def update(self, array_id: str, tasks: Sequence[int], changed: Changed) -> None:
-        """Jobs of this machine are what they were submitted as."""
-        raise HpckitError("jobs of the local scheduler cannot be changed")
+        """Memory is not limited here, and there is one node; all else stays as it was submitted."""
+        if set(changed.resources) - {"memory"}:
+            raise HpckitError("jobs of the local scheduler cannot be changed")
+
+    def nodes(self, partition: str | None) -> list[str]:
+        """This machine."""
+        return [socket.gethostname()]
 
     def is_preempted(self, job_id: str) -> bool:
         """Nobody goes first here."""

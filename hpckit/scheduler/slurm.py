@@ -125,6 +125,16 @@ class Slurm:
             said = sentence(answer.code, answer.err or answer.out)
             raise HpckitError(f"scontrol update {job}: {said}")
 
+    def nodes(self, partition: str | None) -> list[str]:
+        """What sinfo lists; the default partition is the one with a star."""
+        answer = _ask(["sinfo", "--noheader", "--Node", "--format=%N %P"])
+        rows = [line.split() for line in answer.splitlines() if len(line.split()) == 2]
+        return [
+            node
+            for node, found in rows
+            if (found.endswith("*") if partition is None else found.rstrip("*") == partition)
+        ]
+
     def is_preempted(self, job_id: str) -> bool:
         """Whether Slurm has set a time by which the job makes room."""
         answer = _ask(["scontrol", "show", "job", "--oneliner", job_id])

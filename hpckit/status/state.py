@@ -99,6 +99,17 @@ class Facts:
         """The newest submission."""
         return submission_of(self.events) or submission_of(self.submission)
 
+    @property
+    def newest_array(self) -> int | None:
+        """The job of the newest chain, where the answer to its submission was written down."""
+        newest = self.submitted
+        chains = newest.data.get("chains", ()) if newest is not None else ()
+        if newest is None or not newest.data.get("serial"):
+            return None
+        arrays = [e.data["job_id"] for e in self.events if e.kind == "submitted"
+                  and e.data.get("chain") in chains]  # fmt: skip
+        return int(arrays[-1]) if arrays else None
+
     def is_ours(self, job: JobStatus) -> bool:
         """Whether hpckit said that it would cancel a job, before it did."""
         said = {
@@ -267,6 +278,9 @@ def _next(job: JobStatus) -> dict[str, Any]:
 def _gone(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
     """A run with nothing left in the queue that has not said how it ended."""
     ended = sorted(jobs, key=lambda job: (int(job.array_id), job.task is None, job.task or 0))
+    newest = facts.newest_array
+    # What was submitted before is over and done with, however it ended.
+    ended = [job for job in ended if newest is None or int(job.array_id) >= newest] or ended
     if not ended:
         return _never_seen(facts, answer, now)
     served = [job for job in ended if job.started] or ended

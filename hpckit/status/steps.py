@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpckit.heal.budget import BY_HAND
 from hpckit.ledger import Event, last
 from hpckit.run import Attempt, launches_in
+
+# What the worker writes of a program's end.
+MACHINE = ("restart", "stopped")
 
 
 @dataclass(kw_only=True)
@@ -87,16 +91,24 @@ def incidents(events: Sequence[Event]) -> list[dict[str, Any]]:
     return [
         _incident(event, _answer(event, events[place:]))
         for place, event in enumerate(events, start=1)
-        if event.kind == "incident"
+        if event.kind == "incident" or (event.kind in MACHINE and _is_of_machine(event))
     ]
+
+
+def _is_of_machine(event: Event) -> bool:
+    """Whether it ended the program, and was no person's wish and no plain limit of time."""
+    return _about(event).get("kind") not in (None, BY_HAND, "time_limit")
 
 
 def _answer(asked: Event, later: Sequence[Event]) -> Event | None:
     """The rollback after an incident, of it: what comes back at the same step has its own.
 
-    Who died in between was followed by another attempt, which wrote it.
+    Who died in between was followed by another attempt, which wrote it. What ended the program is
+    answered by the one that took up after it.
     """
     for event in later:
+        if asked.kind == "restart" and event.kind == "resumed":
+            return event
         is_same = _key(event) == _key(asked)
         if event.kind == "rollback" and is_same:
             return event

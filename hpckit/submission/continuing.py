@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint.lineage import believed
-from hpckit.errors import ChainTaken, UsageError
+from hpckit.errors import ChainTaken, HpckitError, UsageError
 from hpckit.heal.in_force import plans_in_force, resources_in_force
 from hpckit.run import Run
 from hpckit.submission.commit import hand_over, write_chain
@@ -28,17 +28,21 @@ def continue_run(
     wait_s: float = 0,
     had: Mapping[str, Any] | None = None,
     code: str | None = None,
+    beside: Sequence[int] = (),
 ) -> str:
     """Submit the attempts that are left as a new chain, with all that was changed; its id.
 
     `number` is the next one that the caller has seen to be free: of two who want to go on with
     a run only one can make the chain's folder, and the other is told so by ChainTaken.
 
+    `beside`: chains whose links may still serve the run until this one begins.
+
     It begins when the job `after` has ended, and never beside another job of the run. Its intent
     is written down before: from then on nothing that was submitted earlier does anything. Whoever
     dies in between has submitted nothing, and a link or a guard sees that.
     """
-    spec, excluded = _spec_now(run, had or {})
+    spec, excluded = spec_in_force(run, had or {})
+    excluded = sparing(scheduler, spec, excluded)
     left = spec.limits.attempts - len(run.attempts())
     if left <= 0:
         raise UsageError(
@@ -65,18 +69,31 @@ def continue_run(
     ledger = run.ledger()
     newest = run.submission()
     serial = newest.data.get("serial", 0) + 1 if newest is not None else 1
-    ledger.write("submit", chains=[chain.number], job_name=run.id, serial=serial)
+    chains = [*beside, chain.number]
+    ledger.write("submit", chains=chains, job_name=run.id, serial=serial)
     array = hand_over(plan, run, scheduler, chain)
     with contextlib.suppress(OSError):
         ledger.write("submitted", chain=chain.number, job_id=array)
     return array
 
 
-def _spec_now(run: Run, had: Mapping[str, Any]) -> tuple[JobSpec, tuple[str, ...]]:
+def spec_in_force(run: Run, had: Mapping[str, Any]) -> tuple[JobSpec, tuple[str, ...]]:
+    """What the next attempts ask for, and the nodes that they must not get."""
     spec = run.spec()
     plans = plans_in_force(believed(run.ledger().events()))
     resources, excluded = resources_in_force(spec.resources, plans, had)
     return dataclasses.replace(spec, resources=resources, sweep=None), excluded
+
+
+def sparing(scheduler: Scheduler, spec: JobSpec, excluded: tuple[str, ...]) -> tuple[str, ...]:
+    """Without exclusions that leave too few nodes: a job that waits for ever heals nothing."""
+    if not excluded:
+        return ()
+    with contextlib.suppress(HpckitError):
+        left = set(scheduler.nodes(spec.resources.partition)) - set(excluded)
+        if len(left) >= spec.resources.nodes:
+            return excluded
+    return ()
 
 
 def _plan(run: Run, spec: JobSpec, scheduler: Scheduler, number: int, left: int) -> SubmissionPlan:

@@ -38,7 +38,6 @@ class Between(Training):
         self._asked_at = -1000
         self._own_act: Incident | None = None
         self._forgotten: Forgotten | None = None
-        self._stepped_at = 0
         # Steps after which is looked at how much memory the state takes.
         self._looks = {1, MEMORY_EVERY}
         self._late_scaler: Any = None

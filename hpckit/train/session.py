@@ -244,7 +244,15 @@ class Session(Between):
                 "warning: the scaler is not registered: after a restart its first step has "
                 "another scale; run.register(..., scaler=scaler)"
             )
+        if self.fault is not None:
+            self._strike()
         self.stepper.step(optimizer, loss=loss, scaler=scaler, closure=closure)
+
+    def _strike(self) -> None:
+        assert self.fault is not None
+        optimizers = [each.optimizer for each in self.stepper.watched.values()]
+        went_back = bool(self.healer.in_force)
+        self.fault.strike(self.step_number, self.rank, went_back, optimizers)
 
     def _scalers(self) -> Iterable[Any]:
         return self.registry.of_kind("other").values()

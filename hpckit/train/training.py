@@ -14,11 +14,12 @@ from hpckit.train import random_states
 from hpckit.train.best import Best
 from hpckit.train.clips import clips_of, given_by_name
 from hpckit.train.data_readings import DataReadings
+from hpckit.train.fault import Fault
 from hpckit.train.feed import Feed
 from hpckit.train.healing import Healer
 from hpckit.train.keeper import Keeper
 from hpckit.train.place import Place
-from hpckit.train.pulse import START, Pulse
+from hpckit.train.pulse import FIRST_STEPS, START, Pulse
 from hpckit.train.ranks import Ranks
 from hpckit.train.registry import Registry, refuse_unnamed
 from hpckit.train.stepper import Stepper
@@ -50,6 +51,10 @@ class Training:
         self._feed: Feed | None = None
         # What the process is busy with, for whoever watches that it does not hang.
         self.phase = START
+        # One on purpose, in a rehearsal.
+        self.fault = Fault.of(surroundings.run_dir)
+        # Steps that were done before this process took up.
+        self._stepped_at = 0
         # Whether the present epoch has begun.
         self._is_open = False
         # Whether there are gradients and readings of passes whose step is still to come.
@@ -65,11 +70,12 @@ class Training:
         """Give signs of life from now on, where somebody waits for them."""
         path = environ.get("HPCKIT_PULSE")
         if path:
-            Pulse(Path(path), lambda: (self._steps_done, self.phase)).start(environ)
+            Pulse(Path(path), self._sign).start(environ)
 
-    @property
-    def _steps_done(self) -> int:
-        return self._stepper.step_number if self._stepper is not None else 0
+    def _sign(self) -> tuple[int, str]:
+        """Where the training stands: asked from another thread, at any moment."""
+        step = self._stepper.step_number if self._stepper is not None else 0
+        return step, self.phase if step - self._stepped_at >= FIRST_STEPS else START
 
     # What a person says at first.
 

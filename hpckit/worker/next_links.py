@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpckit.checkpoint.lineage import believed
 from hpckit.clock import seconds_of
 from hpckit.errors import HpckitError, SchedulerSilent
 from hpckit.heal import Plan
-from hpckit.heal.in_force import plans_in_force, resources_in_force
 from hpckit.ledger import Event
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler.base import Changed, Phase
@@ -111,15 +109,17 @@ class NextLinks:
 
     def _asked(self, plan: Plan) -> Changed:
         """All that differs from the spec by now: an update of before may have been refused."""
-        spec = self.run.spec()
-        plans = plans_in_force(believed(self.run.ledger().events()))
-        resources, excluded = resources_in_force(spec.resources, plans, had())
+        from hpckit.submission.continuing import sparing, spec_in_force
+
+        before = self.run.spec().resources
+        spec, excluded = spec_in_force(self.run, had())
         changed = {
             name: value
-            for name, value in vars(resources).items()
-            if value != getattr(spec.resources, name)
+            for name, value in vars(spec.resources).items()
+            if value != getattr(before, name)
         }
-        return Changed(resources=changed, exclude=excluded, wait_s=plan.wait_s)
+        exclude = sparing(self.scheduler, spec, excluded)
+        return Changed(resources=changed, exclude=exclude, wait_s=plan.wait_s)
 
     def or_stop(self, outcome: Outcome, attempts_left: int) -> Outcome:
         """An attempt that would go on: whether there is something to go on in."""
@@ -150,6 +150,7 @@ class NextLinks:
                 after=job_id_of(os.environ),
                 wait_s=plan.wait_s if plan is not None else 0,
                 had=had(),
+                beside=[self.chain["number"]],
             )
         except (HpckitError, OSError) as error:
             print(f"hpckit: the next chain: {error}", flush=True)

@@ -143,6 +143,9 @@ def after_a_silent_end(status: JobStatus | None, *, is_ours: bool = False) -> Ou
     if cause in (Cause.COMPLETED, Cause.FAILED) and code in BY_EXIT_CODE:
         state = BY_EXIT_CODE[code]
         return Outcome(state=state, reason=f"{state}, by the worker's exit code alone")
+    if cause is Cause.FAILED and status is not None and status.signal:
+        reason = f"the worker was killed by {_signal_name(status.signal)}"
+        return Outcome(state=None, reason=reason, kind="crash")
     if cause is Cause.FAILED:
         return Outcome(
             state="failed", reason="the worker itself died: hpckit logs --worker tells more"

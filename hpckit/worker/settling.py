@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpckit.clock import iso
 from hpckit.errors import SchedulerSilent
+from hpckit.ledger import is_by_hand
 from hpckit.run import Attempt, Run
 from hpckit.scheduler.base import Phase
 from hpckit.worker.outcome import TERMINATED, Outcome, after_a_silent_end
@@ -58,10 +59,11 @@ class Settling:
         )
 
     def _is_ours(self, attempt: Attempt) -> bool:
-        """Whether hpckit said that it would cancel the attempt's job, before it did."""
+        """Whether hpckit was to end it, or a person has started the run again since."""
         job_id = attempt.about().get("job_id")
         return any(
-            event.kind == "scancel" and job_id in event.data.get("jobs", ())
+            (event.kind == "scancel" and job_id in event.data.get("jobs", ()))
+            or (is_by_hand(event) and event.data.get("attempt") == attempt.number)
             for event in self.run.ledger().events()
         )
 

@@ -12,9 +12,7 @@ LEAST_S = 300.0
 TIMES = 10.0
 # Before the first steps (imports, data, compilation), between loops (validation), and in a save.
 SLOW_S = 1800.0
-# So many steps may compile something.
-FIRST_STEPS = 3
-WITHIN = "step"
+START, WITHIN, LOG = "start", "step", "log"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +45,6 @@ class Stalls:
     after_s: float | None = None
     _since: dict[int, float] = field(default_factory=dict)
     _last: dict[int, Sign] = field(default_factory=dict)
-    _first: dict[int, int] = field(default_factory=dict)
     # The longest that was waited for a step, within the loop and elsewhere.
     _longest: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
 
@@ -67,36 +64,30 @@ class Stalls:
     @property
     def has_stepped(self) -> bool:
         """Whether any step was done in this launch."""
-        return any(sign.step > self._first[rank] for rank, sign in self._last.items())
+        return any(sign.phase != START for sign in self._last.values())
 
     def _take(self, now_s: float, rank: int, sign: Sign) -> None:
         before = self._last.get(rank)
         if before == sign:
             return
-        if before is None or before.phase == "start":
-            # Where it takes up is known when it has loaded what it goes on from.
-            self._first[rank] = sign.step
-        elif sign.step > self._first[rank] + FIRST_STEPS:
+        if before is not None and before.phase != START:
             within = before.phase == sign.phase == WITHIN
-            waited = now_s - self._since[rank]
-            self._longest[within] = max(self._longest[within], waited)
+            self._longest[within] = max(self._longest[within], now_s - self._since[rank])
         self._last[rank], self._since[rank] = sign, now_s
 
     def _stall(self, now_s: float, rank: int) -> Stall | None:
         sign, for_s = self._last[rank], now_s - self._since[rank]
         usual_s = self._longest[sign.phase == WITHIN]
-        if for_s <= self._patience_s(rank, sign, usual_s):
+        if for_s <= self._patience_s(sign, usual_s):
             return None
         return Stall(rank=rank, step=sign.step, phase=sign.phase, for_s=for_s, usual_s=usual_s)
 
-    def _patience_s(self, rank: int, sign: Sign, usual_s: float) -> float:
-        is_warm = sign.step >= self._first[rank] + FIRST_STEPS
+    def _patience_s(self, sign: Sign, usual_s: float) -> float:
         # While one validates the others wait for it, within their step.
-        all_within = all(each.phase == WITHIN for each in self._last.values())
-        if all_within and is_warm:
-            if self.after_s is not None:
-                return self.after_s
-            return max(LEAST_S, TIMES * usual_s)
+        if all(each.phase == WITHIN for each in self._last.values()):
+            return self.after_s if self.after_s is not None else max(LEAST_S, TIMES * usual_s)
+        if sign.phase == LOG and self.after_s is not None:
+            return self.after_s
         return max(SLOW_S, self.after_s or 0.0, 3 * usual_s)
 
 

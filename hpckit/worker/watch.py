@@ -26,7 +26,7 @@ from hpckit.worker.rank_script import Layout
 from hpckit.worker.scripts import write_scripts
 from hpckit.worker.signals import Signals
 from hpckit.worker.spending import Spending
-from hpckit.worker.stall import Sign, Stalls, signs_in
+from hpckit.worker.stall import LOG, Sign, Stalls, signs_in
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -204,7 +204,7 @@ class Watch:
         """Where the ranks stand: by their own word, or by what one of them prints."""
         found = signs_in(self.logs, self.layout.world_size)
         step = self._log.step if self._log is not None and not found else None
-        return {0: Sign(step=step, phase="log")} if step is not None else found
+        return {0: Sign(step=step, phase=LOG)} if step is not None else found
 
     @functools.cached_property
     def _due(self) -> float:

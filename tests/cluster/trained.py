@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import torch
@@ -51,3 +53,33 @@ class Exploding(Small):
     def amplified(self) -> float:
         grows_since = self.session.step_number - 420
         return float(1.3 ** max(0, grows_since))
+
+
+class Failing(Small):
+    """Has an error of its own, at one step."""
+
+    def loss(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        if self.session.step_number == self.params["fails_at"]:
+            raise ValueError("these data are broken")
+        return super().loss(batch)
+
+
+class Undead(Small):
+    """Leaves its session in its first life, has the shell around it killed, and trains on."""
+
+    def loss(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        is_first = os.environ["HPCKIT_LAUNCH"] == "1"
+        if is_first and self.session.step_number == self.params["refuses_at"]:
+            self.params["refuses_at"] = -1
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            group = os.getpgrp()
+            os.setsid()
+            os.killpg(group, signal.SIGKILL)
+        return super().loss(batch)
+
+
+class Unstarted(Small):
+    """Comes to no training."""
+
+    def build(self) -> None:
+        raise ImportError("nothing is called so")
