@@ -594,7 +594,7 @@ def test_sections_that_this_version_only_checks_are_named(load: Load) -> None:
     assert load(SMALL + "checkpoint: {before_end: 2m}\n").not_yet_in_force() == []
     assert load(SMALL + "checkpoint: {every: 2m}\n").not_yet_in_force() == []
     found = load(DESIGN).not_yet_in_force()
-    assert found == ["heal.hang", "heal.out_of_memory", "hooks", "notify"]
+    assert found == ["hooks", "notify"]
     log = "monitor: {log: tqdm, rules: {loss_flat: off}}\n"
     assert load(SMALL + log).not_yet_in_force() == []
 

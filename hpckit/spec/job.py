@@ -20,7 +20,6 @@ from hpckit.spec import named, resuming
 from hpckit.spec import rules as spec_rules
 from hpckit.spec import sources as spec_sources
 from hpckit.spec.parts import (
-    INFRASTRUCTURE,
     KINDS,
     MOST_ATTEMPTS,
     Checkpoint,
@@ -112,11 +111,7 @@ class JobSpec:
 
     def not_yet_in_force(self) -> list[str]:
         """The sections that were checked but that this version does not act on."""
-        infrastructure = set(self.heal) & set(INFRASTRUCTURE)
-        acts = [name for name, remedy in self.heal.items() if remedy.do in ("relaunch", "resubmit")]
         found = {
-            "checkpoint.files": bool(self.checkpoint.files or self.checkpoint.resume),
-            **{f"heal.{name}": True for name in sorted({*infrastructure, *acts})},
             "hooks": self.hooks != Hooks(),
             "notify": self.notify != Notify(),
         }

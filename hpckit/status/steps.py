@@ -38,13 +38,22 @@ class Stretch:
 def stretches(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[int, Stretch]:
     """By attempt's number."""
     found = {attempt.number: Stretch(end=steps_done(attempt)) for attempt in attempts}
+    ended: dict[int, int] = {}
     for event in events:
-        mine = found.get(int(event.data.get("attempt", 0)))
+        number = int(event.data.get("attempt", 0))
+        mine = found.get(number)
         if mine is None:
             continue
         if event.kind == "resumed":
             step = int(event.data["step"])
             mine.begin = step if mine.begin is None else mine.begin
+            # A launch before it, in the same attempt, came further.
+            mine.lost += max(0, ended.pop(number, step) - step)
+            mine.changes += [str(each) for each in event.data.get("changed", ())]
+        elif event.kind == "applied":
+            mine.changes += [str(each) for each in event.data.get("changed", ())]
+        elif event.kind == "restart" and _about(event).get("kind") != BY_HAND:
+            ended[number] = int(_about(event).get("step") or 0)
         elif event.kind == "rollback":
             mine.lost += max(0, int(event.data["from_step"]) - int(event.data["step"]))
             mine.changes += [str(each) for each in event.data.get("changed", ())]

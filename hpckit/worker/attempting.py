@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpckit.checkpoint.lineage import believed
+from hpckit.errors import HpckitError
 from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
 from hpckit.requests import END, served
 from hpckit.run import Attempt, Run
 from hpckit.worker.healing import Answer, Healing, Seen
-from hpckit.worker.outcome import Outcome
+from hpckit.worker.log_healing import LogHealing
+from hpckit.worker.outcome import NOT_STARTED, Outcome
+from hpckit.worker.own_returning import OwnReturning
 from hpckit.worker.processes import end_leftovers
 from hpckit.worker.signals import Signals
 from hpckit.worker.watch import Watch
@@ -40,6 +43,13 @@ class Attempting:
         """Launch by launch; what becomes of the run."""
         for number in itertools.count(1):
             spec = spec_now(self.run)
+            healing = Healing(run=self.run, spec=spec, attempt=self.attempt)
+            own = OwnReturning(run=self.run, spec=spec, attempt=self.attempt)
+            try:
+                checkpoint = own.prepare(number)
+            except (HpckitError, OSError) as error:
+                # A filesystem's mood, maybe: twice in a row it is not.
+                return Answer(outcome=Outcome(state=None, reason=f"{NOT_STARTED}: {error}"))
             watch = Watch(
                 run=self.run,
                 spec=spec,
@@ -48,18 +58,27 @@ class Attempting:
                 started=self.started,
                 number=number,
                 code=self.code,
+                checkpoint=checkpoint,
+                healing=self._of_log(healing, number),
             )
             outcome = watch.serve()
             served(self.run.dir, END)
             if outcome.is_doubtful:
                 outcome = self.checked(outcome)
-            healing = Healing(run=self.run, spec=spec, attempt=self.attempt)
             answer = healing.answer(outcome, number, self._seen(watch))
             if not answer.starts_again or self.signals.time_limit or self.signals.terminated:
                 return answer
             print(f"hpckit: {answer.outcome.reason}; {answer.plan}", flush=True)
             end_leftovers(self.run.dir, self.attempt.number, number)
         raise AssertionError("an endless count has ended")
+
+    @staticmethod
+    def _of_log(healing: Healing, launch: int) -> LogHealing | None:
+        """Who acts on what a log shows: where there is something that one can go back to."""
+        spec = healing.spec
+        if spec.monitor.log is None or not spec.checkpoint.files:
+            return None
+        return LogHealing(healing=healing, spec=spec, launch=launch)
 
     def _seen(self, watch: Watch) -> Seen:
         from hpckit.status.steps import steps_done

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint.lineage import believed
 from hpckit.heal import Plan, Rules, decide
@@ -20,6 +20,7 @@ from hpckit.monitor.incident import Incident
 from hpckit.worker import evidence
 from hpckit.worker.evidence import Evidence
 from hpckit.worker.outcome import Outcome
+from hpckit.worker.own_returning import OwnReturning
 
 if TYPE_CHECKING:
     from hpckit.run import Attempt, Run
@@ -92,19 +93,30 @@ class Healing:
         history = closed(history_of(events), incident.step, self.saved())
         return decide(incident, history, Rules.of(self.spec))
 
+    def decide_now(self, incident: Incident) -> Plan:
+        """The policy's word about what has just been seen."""
+        return self.decided(incident, believed(self.run.ledger().events()))
+
     def write(
-        self, incident: Incident, plan: Plan, *, launch: int | None, lines: tuple[str, ...] = ()
+        self,
+        incident: Incident,
+        plan: Plan,
+        *,
+        launch: int | None,
+        lines: tuple[str, ...] = (),
+        saved_before: float | None = None,
     ) -> bool:
         """The incident and the plan, in the ledger of the attempt; whether that could be done."""
         ledger = self.run.ledger(f"attempt-{self.attempt.number:03d}")
-        about = {"attempt": self.attempt.number, "launch": launch, "incident": incident.to_json()}
-        about = {name: value for name, value in about.items() if value is not None}
+        given = {"attempt": self.attempt.number, "launch": launch, "saved_before": saved_before}
+        about: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         kind = "restart" if plan.restarts else "stopped" if plan.do == "stop" else "incident"
         reason = {"reason": plan.diagnosis or plan.reason} if plan.do == "stop" else {}
         with contextlib.suppress(OSError):
             ledger.write(
                 kind,
                 **about,
+                incident=incident.to_json(),
                 plan=plan.to_json(),
                 saved=self.saved(),
                 lines=list(lines),
@@ -117,10 +129,16 @@ class Healing:
         """The step of the newest state that could be gone on from; None where that is unknown."""
         from hpckit.checkpoint.store import Store
 
+        if self.spec.checkpoint.files:
+            return self._own.saved()
         with contextlib.suppress(OSError):
             found = Store.of_run(self.run.dir).on_branch()
             return found[-1].step if found else None
         return None
+
+    @property
+    def _own(self) -> OwnReturning:
+        return OwnReturning(run=self.run, spec=self.spec, attempt=self.attempt)
 
     def _may_begin_again(self, kind: str, outcome: Outcome, events: list[Event]) -> bool:
         """Whether something was kept, or the spec says that it is to be done all the same.

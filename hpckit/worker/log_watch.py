@@ -1,13 +1,15 @@
 """What the program prints, watched while it runs: readings on disk, incidents told.
 
-It only tells. It works on a thread of its own, and whatever goes wrong in it is told once and
-ends neither the training nor the wait for it.
+It works on a thread of its own, and whatever goes wrong in it is told once and ends neither the
+training nor the wait for it. Where the program keeps checkpoints that one can go back to, it asks
+what is to be done, and the worker does it; elsewhere it only tells.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from hpckit.monitor.readings.sink import Sink
     from hpckit.run import Attempt, Run
     from hpckit.spec import JobSpec
+    from hpckit.worker.log_healing import LogHealing
 
 LOOK_S = 0.5
 # What is left of a log when the program has ended is read within this time.
@@ -64,10 +67,13 @@ class LogWatch:
     sinks: Sequence[Sink]
     ledger: Ledger
     attempt: int
+    launch: int = 1
     _over: threading.Event = field(default_factory=threading.Event)
     _told: set[str] = field(default_factory=set)
     _episodes: Episodes = field(default_factory=Episodes)
     _readings: int = 0
+    # Who acts on incidents; without one they are told.
+    healing: LogHealing | None = None
     # Where the program stands by what it prints.
     step: int | None = None
 
@@ -104,6 +110,8 @@ class LogWatch:
     def _take(self, reading: Reading) -> None:
         self._readings += 1
         self.step = reading.step
+        if self.healing is not None:
+            self.healing.note(reading, time.time())
         for sink in self.sinks:
             with self._guarded():
                 sink.write(reading)
@@ -111,11 +119,20 @@ class LogWatch:
             for incident in self.lookout.observe(reading):
                 self._report(incident)
 
+    @property
+    def wants_an_end(self) -> bool:
+        """Whether the program is to be ended, and started again from before the trouble."""
+        return self.healing is not None and self.healing.plan is not None
+
     def _report(self, incident: Incident) -> None:
+        if self.healing is not None and not self.wants_an_end and self.healing.answer(incident):
+            tell(f"{incident}; {self.healing.plan}")
+            return
         if not self._episodes.is_more(incident):
             tell(str(incident))
             with self._guarded():
-                self.ledger.write("incident", attempt=self.attempt, incident=incident.to_json())
+                where = {"attempt": self.attempt, "launch": self.launch}
+                self.ledger.write("incident", **where, incident=incident.to_json())
         for sink in self.sinks:
             with self._guarded():
                 sink.incident(incident)
@@ -133,13 +150,20 @@ class LogWatch:
 
 @contextlib.contextmanager
 def watched_log(
-    run: Run, spec: JobSpec, attempt: Attempt, logs: Path, *, ranks: int
+    run: Run,
+    spec: JobSpec,
+    attempt: Attempt,
+    logs: Path,
+    *,
+    ranks: int,
+    healing: LogHealing | None = None,
 ) -> Iterator[LogWatch | None]:
     """Watch the log of a launch while the program runs, where the spec asks for it."""
     watch = None
     if spec.monitor.log is not None:
         try:
             watch = _watch_of(run, spec, attempt, logs, ranks)
+            watch.healing = healing
             watch.start()
         except Exception as error:
             watch = None
@@ -173,4 +197,5 @@ def _watch_of(run: Run, spec: JobSpec, attempt: Attempt, logs: Path, ranks: int)
         # Not the worker's own file: one has one writer.
         ledger=run.ledger(f"attempt-{attempt.number:03d}-log"),
         attempt=attempt.number,
+        launch=int(logs.name.removeprefix("launch-")),
     )

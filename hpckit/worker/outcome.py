@@ -20,6 +20,7 @@ BY_EXIT_CODE: Mapping[int | None, str] = {0: "done", 3: "stopped", 4: "failed"}
 TERMINATED = "terminated"
 TIME_LIMIT = "time limit"
 HANGS = "hang"
+DIVERGES = "its numbers went wrong"
 NOBODY_NEXT = "no attempt is queued: hpckit guard starts the next one"
 SUPERSEDED = "another attempt serves the run"
 NOT_STARTED = "the launch could not start"
@@ -67,8 +68,11 @@ def judge(
         return Outcome(state=None, reason=TIME_LIMIT, kind="time_limit")
     if told is not None and told.startswith(HANGS):
         return Outcome(state="failed", reason=told, kind="hang")
+    if told == DIVERGES and stopped is not None:
+        return Outcome(state="stopped", reason=stopped)
     if told is not None:
-        return Outcome(state=None, reason=told)
+        asked = asked if told == DIVERGES else None
+        return Outcome(state=None, reason=told, asked=asked)
     if stopped is not None and any(exit_.code == EXIT_CODES["stopped"] for exit_ in exits):
         return Outcome(state="stopped", reason=stopped)
     if asked is not None and any(exit_.code == RESTART_CODE for exit_ in exits):

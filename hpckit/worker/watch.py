@@ -19,8 +19,17 @@ from hpckit.requests import END, waiting
 from hpckit.run import PROGRAM, Attempt, Run, served_by_another
 from hpckit.submission.plan import lead_s
 from hpckit.worker import launch as launching
+from hpckit.worker.log_healing import LogHealing
 from hpckit.worker.log_watch import LogWatch, watched_log
-from hpckit.worker.outcome import HANGS, SUPERSEDED, TERMINATED, TIME_LIMIT, Outcome, judge
+from hpckit.worker.outcome import (
+    DIVERGES,
+    HANGS,
+    SUPERSEDED,
+    TERMINATED,
+    TIME_LIMIT,
+    Outcome,
+    judge,
+)
 from hpckit.worker.processes import LocalProcesses, SlurmStep
 from hpckit.worker.rank_script import Layout
 from hpckit.worker.scripts import write_scripts
@@ -62,6 +71,8 @@ class Watch:
     # A snapshot of the job's folder that is newer than the working folder.
     code: str | None = None
     foreground: bool = False
+    # Who acts on what the program's log shows.
+    healing: LogHealing | None = None
     stalls: Stalls = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +107,9 @@ class Watch:
             return Outcome(state="failed", reason=f"cannot write {where}: {what}")
         launch = self._start(logs)
         ranks = self.layout.world_size
-        with watched_log(self.run, self.spec, self.attempt, logs, ranks=ranks) as self._log:
+        with watched_log(
+            self.run, self.spec, self.attempt, logs, ranks=ranks, healing=self.healing
+        ) as self._log:
             told = self._wait(launch)
         last = self._last_word()
         return judge(
@@ -106,7 +119,7 @@ class Watch:
             started=(logs / "step").exists(),
             srun_log=_said(logs / "srun.log") or _full(logs),
             stopped=str(last.data.get("reason")) if last and last.kind == "stopped" else None,
-            asked=last.data.get("plan") if last and last.kind == "incident" else None,
+            asked=last.data.get("plan") if last and last.kind != "stopped" else None,
         )
 
     def _last_word(self) -> Event | None:
@@ -114,7 +127,8 @@ class Watch:
         for event in reversed(self.run.ledger().events()):
             mine = event.data.get("attempt"), event.data.get("launch", self.number)
             if mine == (self.attempt.number, self.number) and (
-                event.kind == "stopped" or (event.kind == "incident" and event.data.get("plan"))
+                event.kind == "stopped"
+                or (event.kind in ("incident", "restart") and event.data.get("plan"))
             ):
                 return event
         return None
@@ -164,7 +178,7 @@ class Watch:
                 if told is not None:
                     kill_at = now + self._grace_s(told)
                     print(f"hpckit: {told}: {_doing(told, kill_at)}", flush=True)
-            if told is not None and not sent and now >= tell_at:
+            if told is not None and not sent and now >= tell_at and now < kill_at:
                 number = signal.SIGABRT if told.startswith(HANGS) else signal.SIGTERM
                 sent, tell_at = launch.signal(number), now + TELL_AGAIN_S
             if now >= kill_at:
@@ -175,7 +189,8 @@ class Watch:
 
     def _grace_s(self, told: str) -> float:
         """How long the program may take to end; a scheduler that ends a job kills it itself."""
-        if told == SUPERSEDED:
+        if told in (SUPERSEDED, DIVERGES):
+            # What it would save now is of no use, and may take a good one's place.
             return 0.0
         if told.startswith(HANGS):
             return STACKS_S
@@ -193,6 +208,8 @@ class Watch:
         spent = self._spending.spent(now)
         if spent is not None or self.foreground:
             return spent
+        if self._log is not None and self._log.wants_an_end:
+            return DIVERGES
         if served_by_another(self.run.dir, self.attempt.number, self.number):
             return SUPERSEDED
         if (asked := waiting(self.run.dir, END)) is not None:
@@ -215,8 +232,8 @@ class Watch:
 
 
 def _doing(told: str, kill_at: float) -> str:
-    if told == SUPERSEDED:
-        return "ending"
+    if told in (SUPERSEDED, DIVERGES):
+        return "ending the program"
     if told.startswith(HANGS):
         return "asking all ranks where they are, and ending them"
     room = "" if kill_at == float("inf") else f", in {GRACE_S:.0f} s at most"

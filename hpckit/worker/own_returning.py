@@ -1,0 +1,103 @@
+"""Where a program that keeps its own checkpoints goes on, before each of its launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpckit.checkpoint.lineage import believed
+from hpckit.checkpoint.own_sets import OwnSet, OwnSets, as_argument
+from hpckit.heal import Plan
+from hpckit.heal.budget import BY_HAND
+from hpckit.heal.in_force import change_params, params_in_force, plans_in_force
+from hpckit.ledger import Event
+from hpckit.spec.parts import INFRASTRUCTURE
+
+if TYPE_CHECKING:
+    from hpckit.run import Attempt, Run
+    from hpckit.spec import JobSpec
+
+
+@dataclass(kw_only=True)
+class OwnReturning:
+    """After a benign end the newest whole set; after trouble in the numbers one of before it."""
+
+    run: Run
+    spec: JobSpec
+    attempt: Attempt
+
+    @property
+    def sets(self) -> OwnSets:
+        return OwnSets.of_run(self.run.dir, self.spec.checkpoint.files)
+
+    def prepare(self, launch: int) -> str:
+        """Leave what is to be gone on from in the program's sight; what {checkpoint} stands for.
+
+        What is newer is set aside first, so that who dies in between finds it done half, and
+        does it once more.
+        """
+        if not self.spec.checkpoint.files:
+            return ""
+        events = believed(self.run.ledger().events())
+        asked = _unanswered(events)
+        if asked is None:
+            chosen, why = self.sets.newest(), "what is half cannot be gone on from"
+        else:
+            chosen, why = self._of(asked), str(asked.data["plan"]["reason"])
+        moved = self.sets.go_back(chosen, why=why)
+        argument = as_argument(chosen)
+        step = chosen.step if chosen is not None else 0
+        self.run.ledger(f"attempt-{self.attempt.number:03d}").write(
+            "resumed",
+            attempt=self.attempt.number,
+            launch=launch,
+            step=step,
+            checkpoint=argument or None,
+            changed=self._changed(events) if asked is not None else [],
+        )
+        if moved or argument:
+            where = argument or "the beginning: no set of checkpoints is old enough"
+            aside = f", {len(moved)} newer or half set aside" if moved else ""
+            print(f"hpckit: going on from {where}{aside}", flush=True)
+        return argument if self.spec.resume == "argument" else ""
+
+    def _changed(self, events: list[Event]) -> list[str]:
+        """What the newest plan has made of the parameters, which the program is given now."""
+        *before, newest = plans_in_force(events)
+        params = params_in_force(self.run.spec().params, before)
+        return list(change_params(params, newest).values())
+
+    def _of(self, asked: Event) -> OwnSet | None:
+        """The set that a plan means: one that was saved before the trouble began."""
+        plan = Plan.from_json(asked.data["plan"])
+        sets = self.sets
+        if (step := asked.data.get("own_step")) is not None:
+            return next((each for each in sets.sets() if each.step == step), None)
+        if plan.intact:
+            return sets.newest()
+        # Epochs in the names of files and steps in a log cannot be compared; times can.
+        before = plan.before if sets.counter == "step" else None
+        since = asked.data.get("saved_before")
+        found = sets.newest(before, since)
+        for _ in range(plan.back):
+            older = sets.newest(found.step - 1, since) if found is not None else None
+            found = older or found
+        return found
+
+    def saved(self) -> int | None:
+        """The step of the newest whole set."""
+        newest = self.sets.newest()
+        return newest.step if newest is not None else None
+
+
+def _unanswered(events: Sequence[Event]) -> Event | None:
+    """The newest restart that no launch has gone on from yet, if it says where to."""
+    for event in reversed(events):
+        if event.kind == "resumed":
+            return None
+        if event.kind in ("restart", "incident") and (event.data.get("plan") or {}).get("do"):
+            kind = event.data["incident"]["kind"]
+            if event.kind == "restart" or Plan.from_json(event.data["plan"]).restarts:
+                return event if kind not in INFRASTRUCTURE or kind == BY_HAND else None
+    return None
