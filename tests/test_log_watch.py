@@ -55,7 +55,7 @@ def test_the_incident_of_a_program_that_only_prints_shows_in_show(cli, job):
     assert (incident["plan"], incident["changes"], incident["applied"]) == (None, {}, False)
     text = cli("show", cwd=spec.parent).stdout
     assert "step 161" in text
-    assert f"incident  step {incident['step']}, attempt 1: {incident['kind']}: " in text
+    assert f"told: step {incident['step']}, attempt 1: {incident['kind']}: " in text
     readings = list(read_readings(Path(told["attempts"][0]["dir"], "readings", "launch-1")))
     assert len(readings) == 160
     assert readings[0].values == {"grad/norm/main": 6.1, "train/loss": 2.31}

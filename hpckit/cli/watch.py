@@ -80,7 +80,8 @@ def _exit_code(state: str) -> int:
 
 
 def _text(run: Run, told: dict[str, Any]) -> str:
-    from hpckit.cli.show import run_text, sweep_text
+    from hpckit.cli.run_text import run_text
+    from hpckit.cli.show import sweep_text
     from hpckit.logs import rank_log, tail
 
     if run.is_sweep:

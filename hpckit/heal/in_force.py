@@ -70,6 +70,33 @@ def resources_in_force(
     return resources, tuple(dict.fromkeys(excluded))
 
 
+def applied_resources(
+    resources: Resources, events: Sequence[Event], had: Mapping[str, Any]
+) -> list[str]:
+    """What the plans since the newest attempt began change of resources, and what came of it.
+
+    `had`: what the job that asks was given, where that is known.
+    """
+    places = [place for place, each in enumerate(events) if each.kind == "resumed"]
+    since = events[places[-1] + 1 :] if places else events
+    plans = [
+        Plan.from_json(each.data["plan"])
+        for each in since
+        if each.kind in ("restart", "incident") and each.data.get("plan")
+    ]
+    plans = [plan for plan in plans if plan.restarts]
+    earlier = plans_in_force(events)[: -len(plans) or None]
+    before, excluded = resources_in_force(resources, earlier, had)
+    after, excludes = resources_in_force(before, plans, had)
+    said = []
+    for name, value in vars(after).items():
+        old, given = getattr(before, name), had.get(name)
+        if value != old:
+            is_less = isinstance(given, int) and given < value
+            said.append(told(name, old, value) + (f", not given: {given}" if is_less else ""))
+    return said + [f"{node} excluded" for node in excludes if node not in excluded]
+
+
 def _in_units(key: str, change: Any) -> Any:
     """A change whose `96G` is a number, as what it changes is."""
     parse = PARSE.get(key)

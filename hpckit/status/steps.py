@@ -143,11 +143,13 @@ def _incident(event: Event, answer: Event | None) -> dict[str, Any]:
     asked = plan if isinstance(plan, dict) else {}
     return {
         "kind": found.get("kind"),
+        "time": event.time,
         "step": found.get("step"),
         "attempt": event.data.get("attempt"),
         "value": found.get("value"),
         "parameter": found.get("parameter"),
         "sentence": found.get("sentence"),
+        "lines": list(event.data.get("lines") or ()),
         "plan": asked.get("do"),
         "plan_sentence": asked.get("sentence"),
         "changes": asked.get("changes") or {},

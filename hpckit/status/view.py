@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hpckit.clock import seconds_of
 from hpckit.limits import attempt_hours, hours_used, unit_name, units
-from hpckit.run import Attempt, Run
+from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
 from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved
 from hpckit.worker.outcome import TERMINATED
 
 if TYPE_CHECKING:
     from hpckit.status.queue_cache import QueueCache
+
+# So many of the last readings say what a training looks like now.
+LOOKED_AT = 100
+SHOWN = ("train/loss",)
+SHOWN_OF_EACH = ("grad/norm/", "grad/clip/", "train/loss/")
 
 
 def show(run: Run, cache: QueueCache | None) -> dict[str, Any]:
@@ -31,7 +40,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
     steps = stretches(facts.attempts, facts.events)
     checkpoints = _checkpoints(run)
     told = [_attempt(each, state, facts, hour_units, steps) for each in facts.attempts]
-    lost = sum(steps[each["number"]].lost_share * each["hours"] for each in told)
+    lost = sum(each["lost"] for each in told)
     return {
         "run": run.id,
         "name": run.name,
@@ -53,6 +62,8 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "ends_by": state.ends_by,
         "attempts_left": _attempts_left(facts, state, spec.limits.attempts),
         "attempts": told,
+        "waited_s": round(_waited_s(facts, told), 1),
+        "now": now(facts.attempts),
         "incidents": incidents(facts.events),
         "unsaved": unsaved(facts.events, checkpoints),
         "checkpoints": checkpoints,
@@ -66,6 +77,43 @@ def _step(attempts: list[Attempt], steps: dict[int, Stretch] | None = None) -> i
         return None
     is_counted = any(each.begin is not None for each in (steps or {}).values())
     return done if is_counted else done - 1
+
+
+def _waited_s(facts: Facts, told: Sequence[dict[str, Any]]) -> float:
+    """How long nothing of the run ran, from its submission to its newest attempt."""
+    waited, since = 0.0, seconds_of(facts.run.created)
+    for each in told:
+        if each["started"] is None:
+            continue
+        waited += max(0.0, seconds_of(each["started"]) - since)
+        since = seconds_of(each["ended"]) if each["ended"] else float("inf")
+    return waited
+
+
+def now(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """What the training looks like by its last readings: medians of loss, norm, and clipping."""
+    for attempt in reversed(attempts):
+        for folder in reversed(launches_in(attempt.dir / "readings")):
+            # Only a run that is watched pays for it.
+            from hpckit.monitor.readings.reader import last_readings
+
+            with contextlib.suppress(OSError):
+                if found := last_readings(folder):
+                    return _medians(found[-LOOKED_AT:])
+    return {}
+
+
+def _medians(readings: Sequence[Any]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for reading in readings:
+        for name, value in reading.values.items():
+            if name in SHOWN or name.startswith(SHOWN_OF_EACH):
+                values.setdefault(name, []).append(value)
+    found = {name: statistics.median(each) for name, each in values.items()}
+    for name, each in values.items():
+        if name.startswith("grad/clip/"):
+            found[name] = sum(value < 1 for value in each) / len(each)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _checkpoints(run: Run) -> list[dict[str, Any]]:
@@ -91,6 +139,7 @@ def _attempt(
     about, ended = attempt.about(), attempt.ended()
     is_last = attempt is facts.attempts[-1]
     live = ended is None and is_last and state.state == "running"
+    hours = attempt_hours(attempt, hour_units, live)
     return {
         "number": attempt.number,
         "job_id": about.get("job_id"),
@@ -103,7 +152,8 @@ def _attempt(
         "changes": steps[attempt.number].changes,
         "from_step": steps[attempt.number].begin,
         "to_step": steps[attempt.number].end,
-        "hours": round(attempt_hours(attempt, hour_units, live), 3),
+        "hours": round(hours, 3),
+        "lost": round(steps[attempt.number].lost_share * hours, 6),
         "dir": str(attempt.dir),
     }
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpckit.checkpoint.lineage import believed
 from hpckit.clock import now_iso
 from hpckit.files import read_json, write_json
+from hpckit.heal.in_force import applied_resources
 from hpckit.ledger import final
 from hpckit.run import STARTS, Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
-from hpckit.worker.attempting import Attempting
+from hpckit.worker.attempting import Attempting, had
 from hpckit.worker.healing import Answer, Healing, Seen
 from hpckit.worker.next_links import NextLinks
 from hpckit.worker.outcome import NOT_STARTED, SUPERSEDED, TERMINATED, Outcome
@@ -140,6 +142,7 @@ class Link:
         ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
         ledger.write("attempt", number=attempt.number, job_id=job_id_of(os.environ))
         print(f"hpckit: {self.run.id}: attempt {attempt.number}", flush=True)
+        self._tell_applied(attempt)
         answer = Attempting(
             run=self.run,
             attempt=attempt,
@@ -149,6 +152,14 @@ class Link:
             code=self.chain.get("code"),
         ).serve()
         return self._conclude(attempt, self._weighed(answer, attempt))
+
+    def _tell_applied(self, attempt: Attempt) -> None:
+        """What was asked for since the attempt before, and what of it this job has."""
+        events = believed(self.run.ledger().events())
+        said = applied_resources(self.run.spec().resources, events, had())
+        if said:
+            ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
+            ledger.write("applied", attempt=attempt.number, changed=said)
 
     @staticmethod
     def _write_down(previous: Settled, path: Path) -> None:

@@ -72,6 +72,20 @@ def last_step(folder: Path) -> int | None:
     return None
 
 
+def last_readings(folder: Path) -> list[Reading]:
+    """The newest ones, as many as the end of the newest file holds."""
+    for segment in reversed(in_order(folder)):
+        with open(folder / segment.file, "rb") as stream:
+            end = stream.seek(0, 2)
+            begin = max(0, end - TAIL)
+            stream.seek(begin)
+            lines = whole_lines(stream.read(end - begin))[begin > 0 :]
+        found = [each for line in lines if (each := decode(line)) is not None]
+        if found:
+            return found
+    return []
+
+
 def _pass(folders: list[Path], last: int) -> Iterator[Reading]:
     """All readings after a step, by what the files hold now."""
     parts = [part for folder in folders for part in _parts(folder)]

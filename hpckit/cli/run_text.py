@@ -1,0 +1,253 @@
+"""A run as a person reads it after a bad night: what it does, what happened, what is to be done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hpckit.clock import local_words
+from hpckit.paint import duration, harmless, paint, short, table
+from hpckit.spec.parts import INFRASTRUCTURE
+
+Told = dict[str, Any]
+# Incidents that a person is shown; --json has all.
+MOST_INCIDENTS = 8
+MOST_CHECKPOINTS = 6
+# A reason in the table is a word or two; the incident beneath it has the rest.
+LONGEST_REASON = 40
+# One of a kind, and several; what was healed, and what just happens to a job.
+HEALED = {
+    "explosion": ("explosion", "explosions"),
+    "non_finite": ("non-finite gradient", "non-finite gradients"),
+    "loss_lost": ("lost loss", "lost losses"),
+    "crash": ("crash", "crashes"),
+    "hang": ("hang", "hangs"),
+    "out_of_memory": ("want of memory", "wants of memory"),
+}
+HAPPENED = {
+    "node_failure": ("node lost", "nodes lost"),
+    "preemption": ("preemption", "preemptions"),
+    "time_limit": ("time limit", "time limits"),
+}
+
+
+def run_text(told: Told) -> str:
+    """All about one run, the most important first."""
+    lines = [_head(told)]
+    if told["reason"] not in ("", told["state"]):
+        lines += [harmless(told["reason"])]
+    lines += _summary(told)
+    if told["unsaved"]:
+        lines.append(_unsaved(told["unsaved"], told["checkpoints"]))
+    if told["attempts"]:
+        lines += ["", _attempts(told)]
+    lines += _incidents(told)
+    lines += ["", *_facts(told)]
+    if told["checkpoints"]:
+        lines += ["", _checkpoints(told["checkpoints"])]
+    lines += _last_words(told)
+    return "\n".join(lines)
+
+
+def _head(told: Told) -> str:
+    head = [paint(told["run"], "bold"), paint(told["state"].upper(), told["state"])]
+    if told["step"] is not None:
+        head.append(f"step {_number(told['step'])}")
+    if told["attempts"]:
+        last = told["attempts"][-1]
+        head.append(f"attempt {last['number']}, job {last['job_id']}, {last['node']}")
+    return "   ".join(head)
+
+
+def _summary(told: Told) -> list[str]:
+    """What happened so far in a sentence, and whether anybody has to do anything."""
+    parts = [", ".join(_events(told)) + "."] if _events(told) else []
+    healthy = _healthy(told)
+    if parts and healthy:
+        parts.append(f"Healthy for {_number(healthy)} steps.")
+    to_do = _to_do(told)
+    if to_do and (parts or told["state"] not in ("running", "pending")):
+        parts.append(to_do)
+    return [f"So far: {' '.join(parts)}" if _events(told) else " ".join(parts)] if parts else []
+
+
+def _events(told: Told) -> list[str]:
+    counts = Counter(each["kind"] for each in told["incidents"] if each["applied"])
+    # A plain limit of time is no incident; the attempt's end tells of it.
+    counts["time_limit"] = sum(each["reason"] == "time limit" for each in told["attempts"])
+    found = []
+    for kind, words in (HEALED | HAPPENED).items():
+        number = counts.pop(kind, 0)
+        if number:
+            healed = " healed" if kind in HEALED else ""
+            found.append(f"{number} {words[number > 1]}{healed}")
+    found += [f"{number} {kind} healed" for kind, number in counts.items() if number]
+    return found
+
+
+def _healthy(told: Told) -> int:
+    """Steps since anything that was acted on."""
+    acted = [each["step"] or 0 for each in told["incidents"] if each["applied"]]
+    return max(0, (told["step"] or 0) - max(acted)) if acted else 0
+
+
+def _to_do(told: Told) -> str:
+    run = told["run"]
+    return {
+        "running": "Nothing for you to do.",
+        "pending": "Nothing for you to do.",
+        "healing": f"For you to do: hpckit guard {run}",
+        "stopped": f"For you to do: see why, then hpckit restart {run} --set ..., or let it be.",
+    }.get(told["state"], "")
+
+
+def _attempts(told: Told) -> str:
+    unit = told["gpu_hours"]["unit"]
+    rows = [
+        (
+            str(each["number"]),
+            str(each["job_id"] or "-"),
+            str(each["node"]),
+            _steps(each),
+            local_words(each["started"]),
+            local_words(each["ended"]) if each["ended"] else each["state"],
+            _because(each, told["incidents"]),
+            f"{each['hours']:.3g}",
+            f"{each['lost']:.2g}" if each["lost"] else "0",
+            ", ".join(each["changes"]) or "-",
+        )
+        for each in told["attempts"]
+    ]
+    head = ("#", "job", "node", "steps", "started", "ended", "because", unit, "lost", "changed")
+    return table(head, rows, right=(0, 7, 8))
+
+
+def _steps(attempt: Told) -> str:
+    begin, end = attempt["from_step"], attempt["to_step"]
+    if begin is None and end is None:
+        return "-"
+    return f"{_number(begin or 0)} -> {'' if end is None else _number(end)}".rstrip()
+
+
+def _because(attempt: Told, incidents: Sequence[Told]) -> str:
+    """Why it ended, in a word or two."""
+    reason = harmless(str(attempt["reason"] or ""))
+    mine = [each for each in incidents if each["attempt"] == attempt["number"] and each["plan"]]
+    if mine and len(reason) > LONGEST_REASON:
+        return str(mine[-1]["kind"]).replace("_", " ")
+    return reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
+
+
+def _incidents(told: Told) -> list[str]:
+    """What was acted on, a block each, and what was only told, a line each."""
+    found = told["incidents"]
+    shown = found if len(found) <= MOST_INCIDENTS else [found[0], *found[1 - MOST_INCIDENTS :]]
+    lines: list[str] = []
+    for number, each in enumerate(shown):
+        if number == 1 and len(found) > len(shown):
+            lines += ["", f"... {len(found) - len(shown)} more: hpckit show --json has all"]
+        lines += ["", *_block(each)] if each["plan"] not in (None, "tell") else _line(each, lines)
+    if lines and told["now"] and not told["exit_code"]:
+        lines += [f"  since: {_now(told['now'])}"]
+    return lines
+
+
+def _line(each: Told, before: Sequence[str]) -> list[str]:
+    where = f"told: step {_number(each['step'])}, attempt {each['attempt']}: {each['kind']}: "
+    gap = [] if before and before[-1].startswith("told: ") else [""]
+    return [*gap, harmless(f"{where}{each['sentence'] or ''}")]
+
+
+def _block(each: Told) -> Iterator[str]:
+    kind = str(each["kind"]).replace("_", " ")
+    when = local_words(each["time"])
+    title = f"Incident, step {_number(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
+    yield paint(title, "warning")
+    for part in str(each["sentence"] or "").split("; "):
+        yield f"  {harmless(part)}"
+    yield f"  {harmless(_answer(each))}"
+    if each["plan"] == "stop":
+        yield from (f"    {harmless(line)}" for line in each["lines"])
+
+
+def _answer(each: Told) -> str:
+    """What was asked for, and whether it was done."""
+    if not each["applied"]:
+        return f"asked: {each['plan_sentence']}"
+    is_machine = each["kind"] in INFRASTRUCTURE
+    went = "went on from" if is_machine else "back to"
+    parts = [f"{went} step {_number(each['resumed_step'])}", *each["changed"]]
+    return f"{', '.join(parts)}: {'done' if is_machine else 'applied, in force'}"
+
+
+def _now(now: dict[str, float]) -> str:
+    words = []
+    for name, value in now.items():
+        *_, last = name.split("/")
+        of = "" if last in ("main", "loss") else f" of {last}"
+        if name.startswith("grad/norm/"):
+            words.append(f"norm{of} {value:.3g}")
+        elif name.startswith("grad/clip/"):
+            words += [f"{value:.0%} of steps{of} clipped"] if value else []
+        else:
+            words.append(f"loss{of} {value:.3g}")
+    return ", ".join(words)
+
+
+def _facts(told: Told) -> list[str]:
+    hours = told["gpu_hours"]
+    used = f"{hours['used']:.3g} of {hours['limit']:g} used"
+    if hours["lost"]:
+        used += f", {hours['lost']:.2g} lost"
+    if told["waited_s"] >= 60:
+        used += f"; {duration(told['waited_s'])} in the queue"
+    params = "  ".join(f"{short(key)}={short(value)}" for key, value in told["params"].items())
+    lines = [f"{hours['unit']:<7} {used}"]
+    if told["exit_code"] is None:
+        lines.append(f"next    {_next(told)}")
+    lines += [f"folder  {told['dir']}", f"since   {local_words(told['created'])}"]
+    return [*lines, f"params  {params}"] if params else lines
+
+
+def _next(told: Told) -> str:
+    left = f"{told['attempts_left']} attempts left"
+    if told["next"]:
+        coming = told["next"]
+        expected = coming["expected"]
+        when = f", expected {local_words(expected)}" if expected else ""
+        return f"job {coming['job_id']}: {coming['reason'] or 'waiting'}{when}; {left}"
+    if told["ends_by"]:
+        return f"this attempt ends by {local_words(told['ends_by'])}; {left}"
+    return left
+
+
+def _unsaved(unsaved: Told, found: Sequence[Told]) -> str:
+    """That its last state is on no disk: of a run that is done one would think it is."""
+    steps = [each["step"] for each in found if not each["damaged"]]
+    newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
+    step, reason = unsaved["step"], unsaved["reason"]
+    return harmless(f"unsaved: the state of step {step} could not be written: {reason}; {newest}")
+
+
+def _checkpoints(found: list[Told]) -> str:
+    from hpckit.cli.checkpoint import checkpoint_table
+
+    return checkpoint_table(found, MOST_CHECKPOINTS)
+
+
+def _last_words(told: Told) -> list[str]:
+    """The end of the log of what failed: most questions end there."""
+    from hpckit.logs import failed_log, tail
+
+    if told["state"] != "failed" or not told["attempts"]:
+        return []
+    log = failed_log(told["attempts"][-1])
+    if log is None:
+        return []
+    return ["", f"the end of {log}", *(f"  {harmless(line)}" for line in tail(log, 12))]
+
+
+def _number(value: Any) -> str:
+    """A count with room between its thousands."""
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)
