@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
 from hpckit.clock import iso
-from hpckit.errors import SchedulerSilent
+from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused
 from hpckit.files import write_json
 from hpckit.ledger import final
 from hpckit.run import IDENTITY, identity, open_run
@@ -38,6 +39,9 @@ class Answering:
             raise SchedulerSilent("no answer")
         return answer
 
+    def nodes(self, partition):
+        return ["n1", "n2"]
+
     def history(self, names, since):
         return self.told
 
@@ -55,6 +59,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(settling.time, "sleep", lambda _: None)
     about = identity(run_id="a/b", name="a", scheduler="slurm", params={})
     write_json(tmp_path / IDENTITY, about)
+    (tmp_path / "chains" / "001").mkdir(parents=True)
     found = open_run(tmp_path)
     assert found is not None
     spec = spec_from_json({"name": "a", "program": "x", "limits": {"attempts": 12}})
@@ -197,3 +202,124 @@ def test_a_signal_that_comes_early_is_held_back_until_the_time_that_was_promised
     assert watch._signalled() == "time limit"
     now -= 80.0
     assert watch._signalled() == "time limit"
+
+
+def oom(run):
+    """An attempt that the cluster ended for want of memory."""
+    attempt = before(run)
+    (attempt.dir / "logs/launch-1").mkdir(parents=True)
+    run.ledger("attempt-001-launch-1").write("resumed", attempt=1, launch=1, step=0)
+    return Answering([job(Phase.ENDED, Cause.OUT_OF_MEMORY)])
+
+
+def test_what_needs_more_memory_is_left_to_links_that_have_it(run, monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")
+    slurm = oom(run)
+    link = make_link(run, slurm)
+    assert link.serve() == 75
+    assert len(run.attempts()) == 1
+    array, tasks, changed = slurm.changed
+    assert (array, tasks, changed.resources) == ("1", list(range(3, 13)), {"memory": 1500})
+    # Settled by now: the next one begins, and the one before is told as what it was.
+    assert run.attempts()[0].ended()["reason"] == "out of memory"
+    assert went_on(make_link(run, slurm, task=3), monkeypatch)
+
+
+def test_links_that_cannot_be_changed_are_replaced_by_a_chain_that_asks_for_it(run, monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")
+    slurm = oom(run)
+    submitted = []
+
+    def refuse(array_id, tasks, changed):
+        raise HpckitError("Access/permission denied")
+
+    slurm.update, slurm.max_array_size = refuse, lambda: 1001
+    slurm.submit = lambda script: submitted.append(script.read_text()) or "7"
+    assert make_link(run, slurm).serve() == 75
+    (script,) = submitted
+    assert "#SBATCH --mem=1500M" in script
+    assert "#SBATCH --dependency=afterany:1_2,singleton" in script
+    assert "#SBATCH --array=1-11%1" in script
+    assert slurm.cancelled == [(["1"], True)]
+    intents = [e.data["jobs"] for e in run.ledger().events() if e.kind == "scancel"]
+    assert intents == [[f"1_{task}" for task in range(3, 13)]]
+    # Who looks later knows which chain counts.
+    assert run.submission().data["chains"] == [1, 2]
+
+
+def test_an_attempt_that_may_be_alive_is_given_no_second(run, monkeypatch):
+    before(run)
+    alive = [job(Phase.RUNNING)]
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(settling.time, "monotonic", lambda: float(next(clock)))
+    link = make_link(run, Answering(alive))
+    assert link.serve() == 75
+    assert len(run.attempts()) == 1
+
+
+def test_a_submission_that_never_reached_the_queue_is_taken_back(run, monkeypatch):
+    old = iso(time.time() - 3600)
+    monkeypatch.setattr("hpckit.ledger.now_iso", lambda: old)
+    run.ledger("restarter").write("submit", chains=[2], serial=1)
+    monkeypatch.undo()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert went_on(make_link(run, Answering([])), monkeypatch)
+    newest = run.submission()
+    assert (newest.data["chains"], newest.data["serial"]) == ([1], 2)
+
+
+def test_a_submission_that_is_in_the_queue_takes_this_ones_place(run, monkeypatch):
+    run.ledger("restarter").write("submit", chains=[2], serial=1)
+    waits = dataclasses.replace(job(Phase.PENDING), job_id="7_1", array_id="7")
+    assert not went_on(make_link(run, Answering([waits])), monkeypatch)
+
+
+def test_the_last_link_of_a_chain_submits_the_next_chain(run):
+    slurm, scripts = Answering([]), []
+    slurm.max_array_size = lambda: 1001
+    slurm.submit = lambda script: scripts.append(script) or "7"
+    link = make_link(run, slurm, task=12)
+    ended = Outcome(state=None, reason="time limit")
+    assert link.next.or_stop(ended, 4) == ended
+    assert len(scripts) == 1
+    # One chain is enough.
+    assert link.next.or_stop(ended, 4) == ended
+    assert len(scripts) == 1
+
+
+def test_where_no_job_may_submit_another_one_a_guard_is_pointed_to(run):
+    slurm = Answering([])
+    slurm.max_array_size = lambda: 1001
+
+    def refuse(script):
+        raise SubmissionRefused("Access/permission denied")
+
+    slurm.submit = refuse
+    link = make_link(run, slurm, task=12)
+    outcome = link.next.or_stop(Outcome(state=None, reason="time limit"), 4)
+    assert outcome.state is None
+    assert outcome.reason == ("time limit; no attempt is queued: hpckit guard starts the next one")
+    assert run.spec()
+
+
+def test_when_all_attempts_are_used_the_run_stops(run):
+    link = make_link(run, Answering([]), task=12)
+    outcome = link.next.or_stop(Outcome(state=None, reason="time limit"), 0)
+    assert (outcome.state, outcome.reason) == ("stopped", "time limit; all 0 attempts are used")
+
+
+def test_a_cancel_is_taken_back_by_who_starts_the_run_again(run, monkeypatch):
+    run.ledger("person").write("cancel")
+    assert run.is_cancelled()
+    run.ledger("person").write("restart", by_hand=True, attempt=0)
+    assert not run.is_cancelled()
+    run.ledger("person").write("cancel")
+    assert run.is_cancelled()
+
+
+def test_an_attempt_that_a_person_cancelled_and_started_again_is_gone_on_with(run, monkeypatch):
+    before(run)
+    cancelled = Answering([job(Phase.ENDED, Cause.CANCELLED)])
+    run.ledger("person").write("restart", by_hand=True, attempt=1)
+    assert went_on(make_link(run, cancelled), monkeypatch)

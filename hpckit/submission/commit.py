@@ -92,6 +92,9 @@ def commit(
         except (HpckitError, KeyboardInterrupt) as error:
             if arrays:
                 _tell_refused(plan, ledger, chain, error)
+            elif not isinstance(error, (SubmissionUnclear, KeyboardInterrupt)):
+                # A definite no: nothing of it is in a queue, and nothing of it is left behind.
+                shutil.rmtree(plan.dir, ignore_errors=True)
             raise
         # It only saves a question: a disk that is full by now is no reason to say that it failed.
         with contextlib.suppress(OSError):
@@ -212,11 +215,6 @@ def hand_over(
         return _look_for(scheduler, run.id, error, known=[*before, *_known(run)])
     except KeyboardInterrupt:
         progress(f"interrupted: {run.id} may be submitted or not: hpckit show {run.id}")
-        raise
-    except Exception:
-        # A definite no: nothing of it is in a queue, and nothing of it is left behind.
-        if not before and not run.attempts() and chain.number == 1:
-            shutil.rmtree(plan.dir, ignore_errors=True)
         raise
 
 

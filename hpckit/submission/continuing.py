@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint.lineage import believed
-from hpckit.errors import ChainTaken, HpckitError, UsageError
+from hpckit.errors import ChainTaken, HpckitError, SubmissionUnclear, UsageError
 from hpckit.heal.in_force import plans_in_force, resources_in_force
 from hpckit.run import Run
 from hpckit.submission.commit import hand_over, write_chain
@@ -71,7 +71,13 @@ def continue_run(
     serial = newest.data.get("serial", 0) + 1 if newest is not None else 1
     chains = [*beside, chain.number]
     ledger.write("submit", chains=chains, job_name=run.id, serial=serial)
-    array = hand_over(plan, run, scheduler, chain)
+    try:
+        array = hand_over(plan, run, scheduler, chain)
+    except HpckitError as error:
+        if newest is not None and not isinstance(error, SubmissionUnclear):
+            # A definite no: what was submitted before goes on.
+            ledger.write("submit", chains=newest.data.get("chains", []), serial=serial + 1)
+        raise
     with contextlib.suppress(OSError):
         ledger.write("submitted", chain=chain.number, job_id=array)
     return array

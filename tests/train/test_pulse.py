@@ -1,0 +1,92 @@
+"""A rank's sign of life, and its end once another launch serves the run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hpckit.run import served_by_another
+from hpckit.train.pulse import FENCED
+
+RANK = """
+import sys, threading, time
+from pathlib import Path
+from hpckit.train.pulse import Pulse
+run, pulse = Path(sys.argv[1]), Path(sys.argv[2])
+step = 0
+Pulse(pulse, lambda: (step, "step")).start(
+    {"HPCKIT_RUN_DIR": str(run), "HPCKIT_ATTEMPT": "2", "HPCKIT_LAUNCH": "1"}
+)
+while True:
+    step += 1
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "attempts/002/logs/launch-1").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def rank(run: Path) -> Iterator[subprocess.Popen[str]]:
+    pulse = run / "rank-0.pulse"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RANK, run, pulse], stdout=subprocess.PIPE, text=True
+    )
+    until(pulse.exists)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def until(look: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not look():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_it_says_how_far_it_has_come(run: Path, rank: subprocess.Popen[str]) -> None:
+    first = (run / "rank-0.pulse").read_text()
+    until(lambda: (run / "rank-0.pulse").read_text() not in ("", first))
+    step, phase = (run / "rank-0.pulse").read_text().split()
+    assert int(step) > 0
+    assert phase == "step"
+
+
+@pytest.mark.parametrize("later", ["attempts/003", "attempts/002/logs/launch-2"])
+def test_once_another_launch_serves_the_run_it_ends(
+    run: Path, rank: subprocess.Popen[str], later: str
+) -> None:
+    (run / later).mkdir()
+    assert rank.wait(timeout=20) == FENCED
+    assert rank.stdout is not None
+    assert "another launch serves this run" in rank.stdout.read()
+
+
+def test_told_to_abort_it_says_where_it_is(run: Path, rank: subprocess.Popen[str]) -> None:
+    os.kill(rank.pid, signal.SIGABRT)
+    rank.wait(timeout=20)
+    stacks = (run / "rank-0.stacks").read_text()
+    assert stacks.count("most recent call first") == 2
+    assert 'File "<string>"' in stacks
+
+
+def test_who_serves_a_run_is_told_by_its_folders(run: Path) -> None:
+    assert not served_by_another(run, 2, 1)
+    assert served_by_another(run, 1, 9)
+    (run / "attempts/002/logs/launch-10").mkdir()
+    assert served_by_another(run, 2, 9)
+    assert not served_by_another(run, 2, 10)
+    (run / "attempts/note").mkdir()
+    assert not served_by_another(run, 2, 10)
+    assert not served_by_another(run / "nowhere", 2, 1)
