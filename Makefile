@@ -29,6 +29,7 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_healing.py
 	$(BIN)/hpckit check --schema > hpckit/spec.schema.json
 
 bench: $(READY) slurm

@@ -1,4 +1,4 @@
-"""Writes docs/healing-table.md: what is done about each kind of trouble, by the policy itself."""
+"""Writes the table in docs/healing.md: what is done about each kind of trouble, by the policy."""
 
 from __future__ import annotations
 
@@ -9,46 +9,50 @@ from hpckit.heal.rules import DEFAULTS
 from hpckit.monitor.incident import Incident
 from hpckit.spec.parts import INFRASTRUCTURE
 
-MOST = 5
-WORDS = {"rollback": "back in process", "relaunch": "new processes", "resubmit": "new attempt"}
+PAGE = Path(__file__).with_name("healing.md")
+BEGIN, END = "<!-- made by docs/make_healing.py from hpckit.heal.decide -->\n", "<!-- end -->"
+TIMES = 4
+WORDS = {"rollback": "back, in process", "relaunch": "new processes", "resubmit": "new attempt"}
 
 
 def text() -> str:
-    """The whole file."""
-    rows = [_row(kind) for kind in DEFAULTS]
-    head = "| kind | 1st time | 2nd | 3rd | 4th | changes | from | progress refills |"
+    """The whole page with a fresh table."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+def table() -> str:
+    head = "| kind | 1st | 2nd | 3rd | 4th | changes | goes on from | the budget |"
     rule = "|---|---|---|---|---|---|---|---|"
-    note = "Made by `python docs/make_healing.py` from `hpckit.heal.decide`; do not edit.\n"
-    return "\n".join([note, head, rule, *rows, ""])
+    return "\n".join([head, rule, *map(_row, DEFAULTS), ""])
 
 
 def _row(kind: str) -> str:
     """One trouble that comes back again and again, each time a little later."""
-    rules, history, plans = Rules(), [], []
-    for number in range(4):
-        plan = decide(_incident(kind, 1000 + 150 * number), history, rules)
-        plans.append(plan)
-        history = [*history, _past(kind, plan, 1000 + 150 * number)]
-        if plan.do == "stop":
-            break
+    plans = _story(kind)
     cells = [WORDS.get(plan.do, plan.do) for plan in plans]
-    cells += [""] * (4 - len(cells))
-    first = plans[0]
-    changes = ", ".join(f"{name} x{each.times:g}" for name, each in first.changes.items())
-    state = "newest intact state" if first.intact else "newest good state of before"
-    limited = rules.remedy(kind).limit is not None
-    refills = f"after {rules.refill_steps} healthy steps" if limited else "bound by limits only"
-    return f"| `{kind}` | {' | '.join(cells)} | {changes or '-'} | {state} | {refills} |"
+    cells += [""] * (TIMES - len(cells))
+    changes = ", ".join(f"{name} x{each.times:g}" for name, each in plans[0].changes.items())
+    state = "newest intact state" if plans[0].intact else "newest good state of before"
+    rules = Rules()
+    refilled = f"refilled by {rules.refill_steps} healthy steps"
+    budget = refilled if rules.remedy(kind).limit is not None else "only `limits`"
+    return f"| `{kind}` | {' | '.join(cells)} | {changes or '-'} | {state} | {budget} |"
 
 
-def _incident(kind: str, step: int) -> Incident:
-    return Incident(kind=kind, step=step, answer="act", said="so")
-
-
-def _past(kind: str, plan: Plan, step: int) -> Past:
-    gained = 100 if kind in INFRASTRUCTURE else None
-    return Past(incident=_incident(kind, step), plan=plan, step=step, healthy=50, gained=gained)
+def _story(kind: str) -> list[Plan]:
+    history: list[Past] = []
+    plans: list[Plan] = []
+    while len(plans) < TIMES and (not plans or plans[-1].do != "stop"):
+        incident = Incident(kind=kind, step=1000 + 150 * len(plans), answer="act", said="so")
+        plans.append(decide(incident, history, Rules()))
+        gained = 100 if kind in INFRASTRUCTURE else None
+        history.append(
+            Past(incident=incident, plan=plans[-1], step=incident.step, healthy=50, gained=gained)
+        )
+    return plans
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("healing-table.md").write_text(text(), encoding="utf-8")
+    PAGE.write_text(text(), encoding="utf-8")
