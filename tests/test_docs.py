@@ -26,7 +26,15 @@ def test_every_command_is_documented_with_its_help():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/runs.md", "docs/spec.md", "docs/training.md", "docs/cluster.md"]
+    "page",
+    [
+        "README.md",
+        "docs/runs.md",
+        "docs/spec.md",
+        "docs/training.md",
+        "docs/hooks.md",
+        "docs/cluster.md",
+    ],
 )
 def test_every_command_in_the_docs_exists(page):
     text = (REPOSITORY / page).read_text()
@@ -70,6 +78,15 @@ def test_the_programs_that_resume_by_themselves_in_the_docs_are_valid(tmp_path):
     for example, resume in ((f"program: b\n{newest}", "newest"), (argument, "argument")):
         (tmp_path / "job.yaml").write_text(f"name: a\n{example}")
         assert load_spec(tmp_path / "job.yaml").resume == resume
+
+
+def test_the_hooks_and_mails_in_the_docs_are_valid(tmp_path):
+    text = (REPOSITORY / "docs" / "hooks.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        (tmp_path / "job.yaml").write_text(f"name: a\nprogram: b\n{example}")
+        assert load_spec(tmp_path / "job.yaml").hooks.on_incident == ("bash webhook.sh",)
 
 
 def test_the_example_profile_is_valid(tmp_path):
