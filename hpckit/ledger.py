@@ -50,16 +50,21 @@ class Ledger:
 
     def events(self) -> list[Event]:
         """Every event of every writer, in order of time."""
-        found: list[Event] = []
+        found = [event for events in self.by_writer().values() for event in events]
+        found.sort(key=lambda event: event.time)
+        return found
+
+    def by_writer(self) -> dict[str, list[Event]]:
+        """Each writer's events, in the order in which it wrote them."""
         try:
             paths = sorted(self.folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
-            return []
-        for path in paths:
-            if path.suffix == ".jsonl":
-                found.extend(_event(path.stem, line) for line in read_lines(path))
-        found.sort(key=lambda event: event.time)
-        return found
+            return {}
+        return {
+            path.stem: [_event(path.stem, line) for line in read_lines(path)]
+            for path in paths
+            if path.suffix == ".jsonl"
+        }
 
 
 def _event(writer: str, line: dict[str, Any]) -> Event:

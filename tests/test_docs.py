@@ -28,8 +28,15 @@ def test_what_is_made_from_the_program_is_as_the_program_has_it(page):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/runs.md", "docs/spec.md", "docs/training.md", "docs/cluster.md"]
-    + ["docs/healing.md"],
+    [
+        "README.md",
+        "docs/runs.md",
+        "docs/spec.md",
+        "docs/training.md",
+        "docs/hooks.md",
+        "docs/healing.md",
+        "docs/cluster.md",
+    ],
 )
 def test_every_command_in_the_docs_exists(page):
     text = (REPOSITORY / page).read_text()
@@ -73,6 +80,15 @@ def test_the_programs_that_resume_by_themselves_in_the_docs_are_valid(tmp_path):
     for example, resume in ((f"program: b\n{newest}", "newest"), (argument, "argument")):
         (tmp_path / "job.yaml").write_text(f"name: a\n{example}")
         assert load_spec(tmp_path / "job.yaml").resume == resume
+
+
+def test_the_hooks_and_mails_in_the_docs_are_valid(tmp_path):
+    text = (REPOSITORY / "docs" / "hooks.md").read_text()
+    examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        (tmp_path / "job.yaml").write_text(f"name: a\nprogram: b\n{example}")
+        assert load_spec(tmp_path / "job.yaml").hooks.on_incident == ("bash webhook.sh",)
 
 
 def test_the_example_profile_is_valid(tmp_path):

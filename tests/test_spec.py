@@ -97,7 +97,7 @@ def test_a_name_and_a_program_are_enough(load: Load) -> None:
     spec = load(SMALL)
     assert (spec.name, spec.program.command) == ("a", "python train.py")
     assert (spec.resources.nodes, spec.resources.gpus, spec.resources.time) == (1, 0, 3_600)
-    assert (spec.limits.attempts, spec.sweep, spec.not_yet_in_force()) == (12, None, [])
+    assert (spec.limits.attempts, spec.sweep) == (12, None)
 
 
 @pytest.mark.parametrize("text", [DESIGN, SMALL, SMALL + "params: {a: .inf, b: .nan, c: [null]}"])
@@ -588,15 +588,6 @@ def test_changes_come_in_three_spellings(load: Load) -> None:
         "params.lr": Change(times=0.5, min=1e-5),
         "params.size": Change(to="small"),
     }
-
-
-def test_sections_that_this_version_only_checks_are_named(load: Load) -> None:
-    assert load(SMALL + "checkpoint: {before_end: 2m}\n").not_yet_in_force() == []
-    assert load(SMALL + "checkpoint: {every: 2m}\n").not_yet_in_force() == []
-    found = load(DESIGN).not_yet_in_force()
-    assert found == ["hooks", "notify"]
-    log = "monitor: {log: tqdm, rules: {loss_flat: off}}\n"
-    assert load(SMALL + log).not_yet_in_force() == []
 
 
 def test_an_included_file_lies_under_the_spec(load: Load) -> None:

@@ -28,7 +28,7 @@ LOOK_AGAIN = "try again in a minute; jobs that run are not touched by this"
 INHERITED = re.compile(
     r"(SLURMD?|SLURMSTEPD|SBATCH|SRUN|SALLOC|SQUEUE|SACCT|SCANCEL|SINFO)_|PMI"
     # A job that is submitted from a run is not that run, nor under its scheduler.
-    r"|HPCKIT_(SCHEDULER|RUN|RUN_DIR|ATTEMPT|PARAMS)$"
+    r"|HPCKIT_(SCHEDULER|RUN|RUN_DIR|ATTEMPT|PARAMS|EVENT|MARK)$"
 )
 CONFIGURATIONS = (
     "/etc/slurm/slurm.conf",

@@ -109,14 +109,6 @@ class JobSpec:
         """What it names beside itself and is not in a folder: where it is named, and what."""
         return list(named.missing(self.program, self.environment, self.monitor, folder))
 
-    def not_yet_in_force(self) -> list[str]:
-        """The sections that were checked but that this version does not act on."""
-        found = {
-            "hooks": self.hooks != Hooks(),
-            "notify": self.notify != Notify(),
-        }
-        return [name for name, is_given in found.items() if is_given]
-
 
 def load_spec(
     path: str | Path,

@@ -164,9 +164,6 @@ def slurm_time(seconds: int) -> str:
 
 
 def _warnings(spec: JobSpec, max_array_size: int) -> Iterator[str]:
-    waiting = spec.not_yet_in_force()
-    if waiting:
-        yield f"{', '.join(waiting)}: checked, but this version does not act on it yet"
     wanted = spec.checkpoint.before_end
     if wanted is not None and wanted > lead_s(spec):
         yield f"checkpoint.before_end is longer than half the time limit: {lead_s(spec)} s is used"
