@@ -42,6 +42,14 @@ def history_of(events: Iterable[Event]) -> list[Past]:
     return history
 
 
+def tells_incident(event: Event) -> bool:
+    """Whether an event tells of what went wrong: no person's wish, and no plain time limit."""
+    about = event.data.get("incident")
+    if not isinstance(about, dict) or event.kind not in ("incident", "restart", "stopped"):
+        return False
+    return event.kind == "incident" or about.get("kind") not in (None, BY_HAND, "time_limit")
+
+
 def _is_asked_for(past: Past, history: list[Past]) -> bool:
     by_hand = past.incident.kind == BY_HAND
     return by_hand and bool(history) and history[-1].incident == past.incident

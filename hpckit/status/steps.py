@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpckit.heal.budget import BY_HAND
+from hpckit.heal.history import tells_incident
 from hpckit.ledger import Event, last
 from hpckit.run import Attempt, launches_in
-
-# What the worker writes of a program's end.
-MACHINE = ("restart", "stopped")
 
 
 @dataclass(kw_only=True)
@@ -100,13 +98,8 @@ def incidents(events: Sequence[Event]) -> list[dict[str, Any]]:
     return [
         _incident(event, _answer(event, events[place:]))
         for place, event in enumerate(events, start=1)
-        if event.kind == "incident" or (event.kind in MACHINE and _is_of_machine(event))
+        if tells_incident(event) or event.kind == "incident"
     ]
-
-
-def _is_of_machine(event: Event) -> bool:
-    """Whether it ended the program, and was no person's wish and no plain limit of time."""
-    return _about(event).get("kind") not in (None, BY_HAND, "time_limit")
 
 
 def _answer(asked: Event, later: Sequence[Event]) -> Event | None:

@@ -38,6 +38,8 @@ class Attempting:
     code: str | None = None
     # A failure that may be the end of our own job is not ours to judge.
     checked: Callable[[Outcome], Outcome]
+    # A person's commands; they are told when nothing is launched any more.
+    before_launch: Callable[[Callable[[], bool]], None] = lambda is_over: None
 
     def serve(self) -> Answer:
         """Launch by launch; what becomes of the run."""
@@ -61,16 +63,20 @@ class Attempting:
                 checkpoint=checkpoint,
                 healing=self._of_log(healing, number),
             )
+            self.before_launch(self._must_end)
             outcome = watch.serve()
             served(self.run.dir, END)
             if outcome.is_doubtful:
                 outcome = self.checked(outcome)
             answer = healing.answer(outcome, number, self._seen(watch))
-            if not answer.starts_again or self.signals.time_limit or self.signals.terminated:
+            if not answer.starts_again or self._must_end():
                 return answer
             print(f"hpckit: {answer.outcome.reason}; {answer.plan}", flush=True)
             end_leftovers(self.run.dir, self.attempt.number, number)
         raise AssertionError("an endless count has ended")
+
+    def _must_end(self) -> bool:
+        return self.signals.time_limit or self.signals.terminated
 
     @staticmethod
     def _of_log(healing: Healing, launch: int) -> LogHealing | None:

@@ -25,6 +25,7 @@ from hpckit.run import STARTS, Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
 from hpckit.worker.attempting import Attempting, had
 from hpckit.worker.healing import Answer, Healing, Seen
+from hpckit.worker.herald import Herald
 from hpckit.worker.next_links import NextLinks
 from hpckit.worker.outcome import NOT_STARTED, SUPERSEDED, TERMINATED, Outcome
 from hpckit.worker.settling import Settled, Settling
@@ -74,6 +75,7 @@ class Link:
     signals: Signals
 
     def __post_init__(self) -> None:
+        self.herald = Herald(self.run)
         self.settling = Settling(run=self.run, scheduler=self.scheduler)
         self.next = NextLinks(
             run=self.run, chain=self.chain, task=self.task, scheduler=self.scheduler
@@ -81,6 +83,12 @@ class Link:
 
     def serve(self) -> int:
         """Run an attempt if there is anything to do; the exit code tells Slurm how it went."""
+        try:
+            return self._serve()
+        finally:
+            self.herald.finish()
+
+    def _serve(self) -> int:
         end = final(self.run.ledger().events())
         if end is not None:
             print(f"hpckit: nothing to do: the run is {end.data['state']}", flush=True)
@@ -143,6 +151,7 @@ class Link:
         ledger.write("attempt", number=attempt.number, job_id=job_id_of(os.environ))
         print(f"hpckit: {self.run.id}: attempt {attempt.number}", flush=True)
         self._tell_applied(attempt)
+        self.herald.begin(attempt, self.run.spec())
         answer = Attempting(
             run=self.run,
             attempt=attempt,
@@ -150,6 +159,7 @@ class Link:
             started=started,
             checked=self._checked,
             code=self.chain.get("code"),
+            before_launch=self.herald.before_launch,
         ).serve()
         return self._conclude(attempt, self._weighed(answer, attempt))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpckit.ledger import Event, Ledger, final, last
+from hpckit.heal.history import tells_incident
+from hpckit.ledger import Event, Ledger, final
 
 if TYPE_CHECKING:
     from hpckit.run import Run
@@ -83,7 +84,7 @@ def news_of(ledger: Ledger) -> list[News]:
 
 
 def _kind(event: Event) -> Literal["incident", "restart"] | None:
-    if event.kind == "incident" and isinstance(event.data.get("incident"), dict):
+    if tells_incident(event):
         return "incident"
     number = event.data.get("number")
     is_restart = event.kind == "attempt" and isinstance(number, int) and number > 1
@@ -105,7 +106,7 @@ def end_of(run: Run, submission: int) -> End | None:
 
 def submission_of(run: Run) -> int:
     """The newest array that was submitted for a run; 0 for one in the foreground."""
-    event = last(run.home_ledger().events(), "submit")
+    event = run.submission()
     chains = event.data.get("chains") if event is not None else None
     return max((int(each) for each in chains), default=0) if isinstance(chains, list) else 0
 
