@@ -9,7 +9,7 @@ from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Event
 
 # The events that tell what became of a training.
-TRAINED = ("resumed", "incident", "rollback", "restart", "stopped")
+TRAINED = ("resumed", "incident", "rollback", "restart", "applied", "stopped")
 # An event of an attempt that no launch of it has written comes after all of them.
 LAST = 1 << 30
 

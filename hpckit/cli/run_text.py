@@ -14,6 +14,8 @@ Told = dict[str, Any]
 # Incidents that a person is shown; --json has all.
 MOST_INCIDENTS = 8
 MOST_CHECKPOINTS = 6
+# Steps before an incident within which what was told was the beginning of it.
+FIRST_SIGNS = 64
 # A reason in the table is a word or two; the incident beneath it has the rest.
 LONGEST_REASON = 40
 # One of a kind, and several; what was healed, and what just happens to a job.
@@ -141,16 +143,34 @@ def _because(attempt: Told, incidents: Sequence[Told]) -> str:
 
 def _incidents(told: Told) -> list[str]:
     """What was acted on, a block each, and what was only told, a line each."""
-    found = told["incidents"]
+    found = _without_first_signs(told["incidents"])
     shown = found if len(found) <= MOST_INCIDENTS else [found[0], *found[1 - MOST_INCIDENTS :]]
     lines: list[str] = []
     for number, each in enumerate(shown):
         if number == 1 and len(found) > len(shown):
             lines += ["", f"... {len(found) - len(shown)} more: hpckit show --json has all"]
-        lines += ["", *_block(each)] if each["plan"] not in (None, "tell") else _line(each, lines)
+        lines += ["", *_block(each)] if _is_acted_on(each) else _line(each, lines)
     if lines and told["now"] and not told["exit_code"]:
         lines += [f"  since: {_now(told['now'])}"]
     return lines
+
+
+def _without_first_signs(incidents: Sequence[Told]) -> list[Told]:
+    """Without what was only told shortly before something was done about it: that tells it all."""
+    acted = [(each["attempt"], each["step"] or 0) for each in incidents if _is_acted_on(each)]
+    return [
+        each
+        for each in incidents
+        if _is_acted_on(each)
+        or not any(
+            attempt == each["attempt"] and 0 <= step - (each["step"] or 0) <= FIRST_SIGNS
+            for attempt, step in acted
+        )
+    ]
+
+
+def _is_acted_on(each: Told) -> bool:
+    return each["plan"] not in (None, "tell", "skip")
 
 
 def _line(each: Told, before: Sequence[str]) -> list[str]:

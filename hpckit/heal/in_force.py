@@ -77,7 +77,8 @@ def applied_resources(
 
     `had`: what the job that asks was given, where that is known.
     """
-    places = [place for place, each in enumerate(events) if each.kind == "resumed"]
+    told_of = ("resumed", "applied")
+    places = [place for place, each in enumerate(events) if each.kind in told_of]
     since = events[places[-1] + 1 :] if places else events
     plans = [
         Plan.from_json(each.data["plan"])

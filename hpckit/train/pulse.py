@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hpckit.run import served_by_another
+from hpckit.worker.outcome import FENCED
 
 EVERY_S = 1.0
 # Within the loop a step comes soon; before it, between two loops, and while saving it may be long.
 START, STEP, BETWEEN, SAVING = "start", "step", "between", "saving"
 # So many steps of a process may compile something: it is still starting.
 FIRST_STEPS = 3
-# What a process ends with that serves nobody any more.
-FENCED = 77
 
 
 class Pulse:

@@ -65,7 +65,7 @@ class Healing:
         """What is done after a launch."""
         if outcome.asked is not None:
             return self._as_asked(outcome)
-        if outcome.kind is None:
+        if outcome.kind is None or self._is_over():
             return Answer(outcome=outcome)
         found = _evidence(outcome, seen)
         kind = found.kind if found is not None and outcome.kind == "crash" else outcome.kind
@@ -87,6 +87,10 @@ class Healing:
             # Who cannot remember its tries would go on for ever: attempts are counted otherwise.
             plan = dataclasses.replace(plan, do="resubmit")
         return Answer(outcome=_after(outcome, plan, incident), plan=plan)
+
+    def _is_over(self) -> bool:
+        """Whether a later attempt has begun: what is seen from here is no part of the run."""
+        return any(each.number > self.attempt.number for each in self.run.attempts())
 
     def decided(self, incident: Incident, events: list[Event]) -> Plan:
         """The policy's word; `events` are those that are believed."""
