@@ -51,5 +51,5 @@ def incident(run: Run, step: int, *, attempt=1, sentence="it grew", writer="log"
     run.ledger(writer).write("incident", attempt=attempt, incident=about, **more)
 
 
-def finished(run: Run, state: str, reason: str | None = None, **by):
-    run.ledger("worker").write("finished", state=state, reason=reason or state, chain=1, **by)
+def finished(run: Run, state: str, reason: str | None = None, chain=1, **by):
+    run.ledger("worker").write("finished", state=state, reason=reason or state, chain=chain, **by)

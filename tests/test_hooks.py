@@ -119,11 +119,22 @@ def test_each_hook_is_told_what_happened_in_one_json_object(run, hooks):
 def test_a_run_that_ends_has_the_hook_of_its_state(run, hooks, state, hook):
     made = hooks(**{name: ["cat"] for name in NAMES})
     finished(run, state, "why", attempt=1)
-    made.finish(end_of(run, 1))
+    made.finish(end_of(run))
     found = told(run) if hook else []
     assert [(each["event"], each["state"], each["reason"]) for each in found] == (
         [(hook, state, "why")] if hook else []
     )
+
+
+@pytest.mark.parametrize(("do", "steps"), [("stop", [7, 7]), ("rollback", [7, None])])
+def test_a_run_that_was_stopped_for_an_incident_tells_which(run, hooks, do, steps):
+    made = hooks(on_incident=["cat"], on_stop=["cat"])
+    incident(run, 3, plan={"do": "rollback"})
+    incident(run, 7, plan={"do": do})
+    finished(run, "stopped", "why", attempt=1)
+    made.finish(end_of(run))
+    _, *found = told(run)
+    assert [(each["incident"] or {}).get("step") for each in found] == steps
 
 
 def test_a_first_attempt_is_no_restart(run, hooks):
@@ -503,7 +514,7 @@ def test_nothing_that_goes_wrong_with_hooks_reaches_the_worker(run, monkeypatch,
 def test_the_worker_stays_light():
     code = (
         "import sys, hpckit.worker.herald, hpckit.worker.hooks, hpckit.worker.notify\n"
-        "print(*{'email', 'smtplib', 'ssl', 'yaml', 'torch', 'getpass'} & set(sys.modules))"
+        "print(*{'email', 'smtplib', 'ssl', 'torch', 'getpass'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
@@ -528,6 +539,24 @@ def test_news_are_counted_by_their_writer_and_told_in_order_of_time(run):
         ("incident", "a", 2),
         ("restart", "attempt-002", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "is_told"),
+    [
+        ("restart", "node_failure", True),
+        ("stopped", "out_of_memory", True),
+        ("restart", "time_limit", False),
+        ("restart", "by_hand", False),
+    ],
+)
+def test_what_ended_a_program_is_an_incident_and_a_wish_is_none(run, hooks, kind, what, is_told):
+    plan = {"do": "resubmit", "sentence": "end this attempt"}
+    run.ledger("w").write(kind, attempt=1, incident={"kind": what, "step": 7}, plan=plan)
+    hooks(on_incident=["cat"]).finish(None)
+    found = told(run) if is_told else []
+    assert [each["incident"]["plan"] for each in found] == [plan] * is_told
+    assert len(news_of(run.ledger())) == is_told
 
 
 def test_what_was_heard_reads_back_and_nonsense_is_nothing():

@@ -57,7 +57,7 @@ class Post:
         """A worker comes to its end, with the run's in the ledger if there is a state."""
         if state is not None:
             finished(run, state, reason, attempt=1)
-        worker.finish(end_of(run, 1))
+        worker.finish(end_of(run))
         worker.look(is_last=True)
 
 
@@ -170,7 +170,7 @@ def test_a_worker_that_died_while_it_sent_has_not_sent(run, post):
     worker = post.worker(run)
     post.trouble = KeyboardInterrupt()
     finished(run, "stopped", "why", attempt=1)
-    worker.finish(end_of(run, 1))
+    worker.finish(end_of(run))
     with pytest.raises(KeyboardInterrupt):
         worker.look(is_last=True)
     post.trouble = None
@@ -262,6 +262,21 @@ def test_an_end_of_a_point_that_was_not_asked_for_is_no_news(points, post):
     assert post.sent == []
 
 
+def test_a_point_that_is_restarted_makes_another_end_of_its_sweep(points, post):
+    for each in points:
+        finished(each, "done", attempt=1)
+    post.ends(points[0], post.worker(points[0]))
+    points[1].ledger("person").write("submit", chains=[2], serial=1)
+    post.ends(points[0], post.worker(points[0]))
+    assert len(post.sent) == 1
+    finished(points[1], "failed", chain=2, attempt=1)
+    post.ends(points[1], post.worker(points[1]))
+    assert post.subjects == [
+        "agent/0720-sqx: all 3 points have ended: 3 done",
+        "agent/0720-sqx: all 3 points have ended: 2 done, 1 failed",
+    ]
+
+
 def test_an_end_that_another_point_is_telling_is_left_to_it(points, post):
     for each in points:
         finished(each, "done", attempt=1)
@@ -280,10 +295,10 @@ def test_an_end_that_another_point_is_telling_is_left_to_it(points, post):
 
 def test_a_new_submission_of_a_run_has_an_end_of_its_own(run, post):
     post.ends(run, post.worker(run), "failed", "why")
-    run.ledger("person").write("submit", chains=[2])
+    run.ledger("person").write("submit", chains=[2], serial=1)
     run.ledger("worker").write("finished", state="done", reason="done", chain=2)
     worker = post.worker(run)
-    worker.finish(end_of(run, 2))
+    worker.finish(end_of(run))
     worker.look(is_last=True)
     assert post.subjects == ["agent/0720-p7d failed: why", "agent/0720-p7d done"]
 

@@ -62,8 +62,8 @@ class Attempting:
                 code=self.code,
                 checkpoint=checkpoint,
                 healing=self._of_log(healing, number),
+                before_launch=lambda: self.before_launch(self._must_end),
             )
-            self.before_launch(self._must_end)
             outcome = watch.serve()
             served(self.run.dir, END)
             if outcome.is_doubtful:

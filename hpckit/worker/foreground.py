@@ -18,6 +18,7 @@ from hpckit.run import IDENTITY, Run
 from hpckit.scheduler.local_state import Process
 from hpckit.submission.commit import prepare, reserve
 from hpckit.worker import launch as launching
+from hpckit.worker.herald import Herald
 from hpckit.worker.outcome import TERMINATED, Outcome
 from hpckit.worker.signals import Signals
 from hpckit.worker.watch import Watch
@@ -71,8 +72,16 @@ def _attempt(run: Run, spec: JobSpec) -> Outcome:
             "process": Process.this()._asdict(),
         }
     )
-    signals = Signals()
-    watch = Watch(run=run, spec=spec, attempt=attempt, signals=signals, started=started)
+    signals, herald = Signals(), Herald(run)
+    herald.begin(attempt, spec)
+    watch = Watch(
+        run=run,
+        spec=spec,
+        attempt=attempt,
+        signals=signals,
+        started=started,
+        before_launch=lambda: herald.before_launch(lambda: signals.terminated),
+    )
     outcome = _watched(watch)
     if not (run.dir / IDENTITY).exists():
         # To write the end down would make a folder again that is no run.
@@ -90,6 +99,7 @@ def _attempt(run: Run, spec: JobSpec) -> Outcome:
     except OSError as error:
         # What the program did, it did: its exit code is told all the same.
         note(f"hpckit: the end could not be written down: {error}")
+    herald.finish()
     return outcome
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hpckit.worker.log_watch import tell
-from hpckit.worker.news import End, end_of, is_served_by, submission_of
+from hpckit.worker.news import End, end_of, is_served_by
 
 if TYPE_CHECKING:
     from hpckit.run import Attempt, Run
@@ -91,7 +91,7 @@ class Herald:
         """The run's end, where it is ours to tell: not if another attempt serves the run by now."""
         if self._attempt is not None and not is_served_by(self._run, self._attempt.number):
             return None
-        return end_of(self._run, submission_of(self._run))
+        return end_of(self._run)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class Heard:
     """
 
     news: Mapping[str, int] = field(default_factory=dict)
-    # The submission whose end was told.
+    # The submission whose end was told, by its serial number.
     ended: int | None = None
 
     def has(self, news: News) -> bool:
@@ -91,24 +91,28 @@ def _kind(event: Event) -> Literal["incident", "restart"] | None:
     return "restart" if is_restart else None
 
 
-def end_of(run: Run, submission: int) -> End | None:
+def end_of(run: Run) -> End | None:
     """How a run ended, by its ledger; None while it goes on."""
     event = final(run.ledger().events())
     if event is None:
         return None
+    submission = run.submission()
     return End(
         state=str(event.data.get("state")),
         reason=str(event.data.get("reason") or ""),
         time=event.time,
-        submission=submission,
+        submission=int(submission.data.get("serial", 0)) if submission is not None else 0,
     )
 
 
-def submission_of(run: Run) -> int:
-    """The newest array that was submitted for a run; 0 for one in the foreground."""
-    event = run.submission()
-    chains = event.data.get("chains") if event is not None else None
-    return max((int(each) for each in chains), default=0) if isinstance(chains, list) else 0
+def cause_of(run: Run, attempt: int) -> News | None:
+    """The incident that an attempt was stopped for; None where a limit or a person did it."""
+    for news in reversed(news_of(run.ledger())):
+        plan = news.event.data.get("plan")
+        asked = plan.get("do") if isinstance(plan, dict) else None
+        if (news.kind, news.event.data.get("attempt"), asked) == ("incident", attempt, "stop"):
+            return news
+    return None
 
 
 def is_served_by(run: Run, attempt: int) -> bool:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from hpckit.run import IDENTITY, Run
 from hpckit.worker.log_watch import tell
 from hpckit.worker.mailer import SEND_S, Mail, NotSent, send
-from hpckit.worker.news import End, is_served_by, sizes, submission_of
+from hpckit.worker.news import End, is_served_by, sizes
 from hpckit.worker.outbox import Fate, Letter, Outbox, told_by
-from hpckit.worker.parcel import Parcel, Source, has_end
+from hpckit.worker.parcel import Parcel, Source, has_ends
 
 if TYPE_CHECKING:
     from hpckit.spec import Notify
@@ -49,7 +49,7 @@ class Notifier:
         self._send, self._clock, self._look_s = send, clock, look_s
         self._ledger = run.ledger()
         self._outbox = Outbox(folder=run.home / FOLDER, run=run.id, by=self._ledger.writer)
-        self._source = Source(run=run, submission=submission_of(run), on=frozenset(notify.on))
+        self._source = Source(run=run, on=frozenset(notify.on))
         self._sizes: dict[str, int] | None = None
         self._has_untold = False
         self._looked_at = float("-inf")
@@ -122,8 +122,8 @@ class Notifier:
             return False
         for _ in range(TRIES):
             marks, letters = self._outbox.waiting(), self._outbox.letters()
-            parcel = self._source.last_parcel(told_by(letters), end, ends)
-            if parcel is None or self._is_being_told(letters, end):
+            parcel = self._source.last_parcel(told_by(letters), ends)
+            if parcel is None or self._is_being_told(letters, ends):
                 break
             fate = self._post(letters, parcel)
             if fate == "sent":
@@ -132,9 +132,9 @@ class Notifier:
                 break
         return True
 
-    def _is_being_told(self, letters: Sequence[Letter], end: End) -> bool:
+    def _is_being_told(self, letters: Sequence[Letter], ends: Sequence[End]) -> bool:
         now = self._clock()
-        return any(has_end(e.told, end) for e in letters if self._outbox.is_pending(e, now))
+        return any(has_ends(e.told, ends) for e in letters if self._outbox.is_pending(e, now))
 
     def _post(self, letters: Sequence[Letter], parcel: Parcel) -> Fate | None:
         """Claim the next mail and send it; None where somebody else was faster."""

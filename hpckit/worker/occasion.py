@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpckit.run import Attempt, Run
-from hpckit.worker.news import End, News, reason_before
+from hpckit.worker.news import End, News, cause_of, reason_before
 
 BEFORE_LAUNCH = "before_launch"
 BY_NEWS = {"incident": "on_incident", "restart": "on_restart"}
@@ -44,7 +44,7 @@ def of_news(run: Run, news: News) -> Occasion:
         number = int(data["number"])
         about = _about(run, hook, number, reason=reason_before(run, number))
     else:
-        incident = {**data["incident"], "plan": data.get("plan")}
+        incident = _incident(news)
         reason = str(incident.get("sentence") or incident.get("kind") or "")
         about = _about(run, hook, data.get("attempt"), reason=reason, incident=incident)
     return Occasion(hook=hook, about=about, news=(news,))
@@ -55,8 +55,21 @@ def of_end(run: Run, attempt: Attempt, end: End) -> Occasion | None:
     hook = BY_STATE.get(end.state)
     if hook is None:
         return None
-    about = _about(run, hook, attempt.number, state=end.state, reason=end.reason)
+    cause = cause_of(run, attempt.number) if end.state == "stopped" else None
+    about = _about(
+        run,
+        hook,
+        attempt.number,
+        state=end.state,
+        reason=end.reason,
+        incident=_incident(cause) if cause is not None else None,
+    )
     return Occasion(hook=hook, about=about, end=end)
+
+
+def _incident(news: News) -> dict[str, Any]:
+    """What went wrong, with what was decided about it."""
+    return {**news.event.data["incident"], "plan": news.event.data.get("plan")}
 
 
 def _about(run: Run, hook: str, attempt: Any, **known: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpckit.run import Run, open_run
 from hpckit.worker.digest import Item, Place, body, item_of, item_of_end, subject, whole_sweep
@@ -29,7 +29,6 @@ class Source:
     """A run, as its mails tell of it."""
 
     run: Run
-    submission: int
     on: Collection[str]
 
     def has_news(self, told: Told) -> bool:
@@ -47,18 +46,18 @@ class Source:
                 now_told[_name(run)] = heard
         return Parcel(items=tuple(items), told=now_told)
 
-    def last_parcel(self, told: Told, end: End, ends: Sequence[End]) -> Parcel | None:
+    def last_parcel(self, told: Told, ends: Sequence[End]) -> Parcel | None:
         """All that is left to tell now that everything is over; None where that is nothing."""
-        if has_end(told, end):
+        if has_ends(told, ends):
             return None
         parcel = self.parcel(told)
         if not parcel.items and not any(each.state in self.on for each in ends):
             return None
-        whole = parcel.told.get(WHOLE, Heard()).and_also((), end)
+        whole = replace(parcel.told.get(WHOLE, Heard()), ended=_serial(ends))
         told = {**parcel.told, WHOLE: whole}
         if self.run.point is not None:
             return Parcel(items=parcel.items, told=told, headline=whole_sweep(ends))
-        return Parcel(items=(*parcel.items, item_of_end(end, WHOLE)), told=told)
+        return Parcel(items=(*parcel.items, item_of_end(ends[0], WHOLE)), told=told)
 
     def ends(self, end: End) -> list[End] | None:
         """How all of it ended; None while a point goes on. `end` is the run's own."""
@@ -67,7 +66,7 @@ class Source:
         found = []
         # What was submitted last mostly ends last: often one look tells.
         for run in reversed(self._runs()):
-            each = end if run.id == self.run.id else end_of(run, self.submission)
+            each = end if run.id == self.run.id else end_of(run)
             if each is None:
                 return None
             found.append(each)
@@ -90,16 +89,21 @@ class Source:
         news = [each for each in news_of(run.ledger()) if not heard.has(each)]
         items = [_item(run, each) for each in news if each.kind in self.on]
         heard = heard.and_also(news)
-        end = end_of(run, self.submission) if run.point is not None else None
+        end = end_of(run) if run.point is not None else None
         if end is not None and heard.ended != end.submission:
             heard = heard.and_also((), end)
             items += [item_of_end(end, name)] if end.state in self.on else []
         return items, heard
 
 
-def has_end(told: Told, end: End) -> bool:
+def has_ends(told: Told, ends: Sequence[End]) -> bool:
     """Whether the end of the run, or of its whole sweep, is told."""
-    return told.get(WHOLE, Heard()).ended == end.submission
+    return told.get(WHOLE, Heard()).ended == _serial(ends)
+
+
+def _serial(ends: Sequence[End]) -> int:
+    """A number that all workers of a sweep agree on, and that grows when a point is restarted."""
+    return sum(each.submission for each in ends)
 
 
 def _item(run: Run, news: News) -> Item:

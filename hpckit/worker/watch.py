@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,8 @@ class Watch:
     foreground: bool = False
     # Who acts on what the program's log shows.
     healing: LogHealing | None = None
+    # A person's commands: they need the working folder, and are not run where nothing is launched.
+    before_launch: Callable[[], None] = lambda: None
     stalls: Stalls = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +108,7 @@ class Watch:
             where = error.filename or self.run.dir
             what = error.strerror or error
             return Outcome(state="failed", reason=f"cannot write {where}: {what}")
+        self.before_launch()
         launch = self._start(logs)
         ranks = self.layout.world_size
         with watched_log(
