@@ -184,7 +184,9 @@ def _block(each: Told) -> Iterator[str]:
     when = local_words(each["time"])
     title = f"Incident, step {_number(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
     yield paint(title, "warning")
-    for part in str(each["sentence"] or "").split("; "):
+    said = str(each["sentence"] or "")
+    # The kind has said it.
+    for part in said.split("; ") if each["kind"] not in HAPPENED else ():
         yield f"  {harmless(part)}"
     yield f"  {harmless(_answer(each))}"
     if each["plan"] == "stop":

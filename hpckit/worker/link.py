@@ -124,7 +124,7 @@ class Link:
         if previous.outcome.kind is None or previous.outcome.state is not None:
             return previous
         healing = Healing(run=self.run, spec=self.run.spec(), attempt=previous.attempt)
-        answer = healing.answer(previous.outcome, None, _seen_of(previous))
+        answer = healing.answer(previous.outcome, None, _how_far(previous.attempt, previous.node))
         outcome = answer.outcome
         if answer.plan is not None and outcome.state is None:
             self.next.prepare(answer.plan)
@@ -211,7 +211,7 @@ class Link:
                 return None
             outcome = Outcome(state=None, reason="preempted", kind="preemption")
             healing = Healing(run=self.run, spec=self.run.spec(), attempt=attempt)
-            return healing.answer(outcome, None, Seen()).outcome
+            return healing.answer(outcome, None, _how_far(attempt)).outcome
         return None
 
     def _attempts_left(self) -> int:
@@ -261,17 +261,17 @@ class Link:
         return outcome.exit_code
 
 
-def _seen_of(previous: Settled) -> Seen:
-    """How far an attempt came that could not say so."""
+def _how_far(attempt: Attempt, node: str | None = None) -> Seen:
+    """How far an attempt came, by what it has left behind."""
     from hpckit.status.steps import steps_done
 
-    launches = previous.attempt.launches()
-    step = steps_done(previous.attempt)
+    launches = attempt.launches()
+    step = steps_done(attempt)
     return Seen(
         step=step,
         has_stepped=step is not None,
         logs=launches[-1] if launches else None,
-        node=previous.node,
+        node=node,
     )
 
 
