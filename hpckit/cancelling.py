@@ -68,10 +68,12 @@ def _cancel_jobs_of(run: Run, facts: list[Facts], wish: str) -> dict[str, list[J
     cache = QueueCache(scheduler)
     try:
         jobs = assign(facts, answer_for(scheduler))
-        alive = {job.job_id for of_run in jobs.values() for job in of_run if job.phase in ALIVE}
-        whole = {job_id.partition("_")[0] for job_id in alive}
-        if alive:
-            scheduler.cancel(sorted(whole if run.point is None else alive))
+        alive = [job for of_run in jobs.values() for job in of_run if job.phase in ALIVE]
+        # The other tasks of a sweep's array are other runs; a chain of a point's own is all its.
+        is_all = run.point is None
+        ids = {job.array_id if is_all or job.name == run.id else job.job_id for job in alive}
+        if ids:
+            scheduler.cancel(sorted(ids))
     except SchedulerSilent as error:
         raise SchedulerSilent(
             f"{run.id}: {wish}, but {error.message}",

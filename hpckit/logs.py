@@ -118,22 +118,28 @@ class Reader:
 
 
 def follow(run: Run, rank: int, *, last_lines: int | None) -> Iterator[tuple[Attempt, str]]:
-    """New text of a rank, attempt after attempt; an empty text is a pause."""
-    number, reader, attempt = 0, None, None
+    """New text of a rank, launch after launch and attempt after attempt; no text is a pause."""
+    at, reader, attempt = (0, 0), None, None
     while True:
-        attempts = run.attempts()
+        found = _rank_logs(run, rank)
         text = reader.more() if reader is not None else ""
         if text and attempt is not None:
             yield attempt, text
             continue
-        newer = [a for a in attempts if a.number > number and rank_log(a, rank) is not None]
+        newer = [each for each in found if each[0] > at]
         if newer:
-            attempt = newer[-1] if number == 0 else newer[0]
-            number = attempt.number
-            path = rank_log(attempt, rank)
-            assert path is not None
+            at, attempt, path = newer[0] if reader is not None else newer[-1]
             reader = Reader(path, skip_to_last=last_lines)
             last_lines = None
             continue
         yield attempt or Attempt(number=0, dir=run.dir), ""
         time.sleep(0.2)
+
+
+def _rank_logs(run: Run, rank: int) -> list[tuple[tuple[int, int], Attempt, Path]]:
+    """What a rank printed, by attempt and launch, in their order."""
+    return [
+        ((attempt.number, place), attempt, launch / f"rank-{rank}.log")
+        for attempt in run.attempts()
+        for place, launch in enumerate(attempt.launches())
+    ]

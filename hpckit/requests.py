@@ -16,25 +16,29 @@ END = "end"
 LOOK_S = 2.0
 
 
-def ask(run_folder: Path, what: str, why: str = "") -> Path:
-    """Leave a request; whoever serves it removes the file."""
+def ask(run_folder: Path, what: str, why: str = "", job: str | None = None) -> Path:
+    """Leave a request, for a certain job if it is named; whoever serves it removes the file."""
     folder = run_folder / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{what}-{os.getpid()}-{os.urandom(3).hex()}.json"
-    write_json(path, {"what": what, "why": why, "by": os.environ.get("USER", "")})
+    write_json(path, {"what": what, "why": why, "job": job, "by": os.environ.get("USER", "")})
     return path
 
 
-def waiting(run_folder: Path, what: str) -> str | None:
-    """Why something is asked for; None where it is not."""
+def waiting(run_folder: Path, what: str, job: str) -> str | None:
+    """Why something is asked of a job; None where it is not.
+
+    What was asked of a job that has ended before it heard of it is nobody else's business.
+    """
     try:
         found = sorted(each for each in os.listdir(run_folder / FOLDER) if each.startswith(what))
     except OSError:
         return None
-    if not found:
-        return None
-    about = read_json(run_folder / FOLDER / found[0])
-    return str(about.get("why") or what) if isinstance(about, dict) else what
+    for name in found:
+        about = read_json(run_folder / FOLDER / name)
+        if isinstance(about, dict) and about.get("job") in (None, job):
+            return str(about.get("why") or what)
+    return None
 
 
 def served(run_folder: Path, what: str) -> None:

@@ -75,7 +75,8 @@ def restart(run: Run, wish: Wish) -> Restarted:
     run.ledger().write(
         "restart",
         by_hand=True,
-        attempt=len(run.attempts()),
+        attempt=max(1, len(run.attempts())),
+        after=len(run.attempts()),
         incident=_incident(run).to_json(),
         plan=plan.to_json(),
         checkpoint=checkpoint,
@@ -205,7 +206,8 @@ def _end(run: Run, scheduler: Scheduler, alive: list[JobStatus], wish: Wish) -> 
     if runs and wish.now:
         scheduler.cancel([job.job_id for job in runs])
     elif runs:
-        requests.ask(run.dir, requests.END, "restart asked for")
+        for job in runs:
+            requests.ask(run.dir, requests.END, "restart asked for", job.job_id)
 
 
 def _names(job: JobStatus) -> list[str]:

@@ -314,3 +314,22 @@ def test_a_guard_goes_on_with_what_has_no_next_attempt(struck: Struck) -> None:
     assert sum("goes on as job" in each for each in said) == 1, said
     told = struck.end()
     assert (told["state"], len(told["attempts"])) == ("done", 2)
+
+
+def test_logs_and_watch_follow_a_run_over_its_launches_and_attempts(struck: Struck) -> None:
+    struck.submit("heal: {crash: {do: relaunch}}", fault={"kind": "crash", "step": 20})
+    followed = subprocess.Popen(
+        [sys.executable, "-m", "hpckit", "logs", "-f", struck.run],
+        cwd=struck.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    watched = struck.call("watch", struck.run)
+    printed = followed.communicate(timeout=60)[0]
+    assert followed.returncode == 0
+    assert "RehearsedCrash: at step 20, as rehearsed" in printed
+    assert "hpckit: going on from step" in printed
+    told = [line for line in watched.splitlines() if ": crash: " in line]
+    assert "RehearsedCrash: at step 20" in told[0]
+    assert "goes on from step" in told[1]
+    assert watched.splitlines()[-1] == f"{struck.run}: done"

@@ -321,5 +321,5 @@ def test_a_cancel_is_taken_back_by_who_starts_the_run_again(run, monkeypatch):
 def test_an_attempt_that_a_person_cancelled_and_started_again_is_gone_on_with(run, monkeypatch):
     before(run)
     cancelled = Answering([job(Phase.ENDED, Cause.CANCELLED)])
-    run.ledger("person").write("restart", by_hand=True, attempt=1)
+    run.ledger("person").write("restart", by_hand=True, attempt=1, after=1)
     assert went_on(make_link(run, cancelled), monkeypatch)

@@ -33,16 +33,15 @@ def watch(name: str | None, root: str | None, as_json: bool) -> None:
 def watch_run(run: Run, *, as_json: bool = False) -> int:
     """Show a run or sweep until it has ended; its outcome as an exit code."""
     picture = _Picture() if sys.stdout.isatty() and not as_json else None
-    said = ""
+    said: list[str] = []
     settled: dict[str, Any] = {}
     patience = Patience()
     while True:
         told = _told(run, settled)
         if picture is not None:
             picture.draw(_text(run, told))
-        elif not as_json and (line := _line(told)) != said:
-            print(line, flush=True)
-            said = line
+        elif not as_json:
+            said = _tell(told, said)
         if told["state"] in ("done", "stopped", "failed", "cancelled"):
             if as_json:
                 print_json(told)
@@ -53,9 +52,36 @@ def watch_run(run: Run, *, as_json: bool = False) -> int:
         time.sleep(EVERY_S)
 
 
+def _tell(told: dict[str, Any], said: list[str]) -> list[str]:
+    """Print what is new, a line each: incidents, attempts, the state; all that was told by now."""
+    lines = [*_incidents(told), _line(told)]
+    for line in lines[:-1]:
+        if line not in said:
+            print(line, flush=True)
+    if lines[-1] != (said[-1] if said else ""):
+        print(lines[-1], flush=True)
+    return lines
+
+
+def _incidents(told: dict[str, Any]) -> list[str]:
+    """What was found and what was done about it; the answer to one is a line of its own."""
+    lines = []
+    for each in told.get("incidents", ()):
+        where = f"{told['run']}: attempt {each['attempt']}, step {each['step']}: {each['kind']}"
+        lines.append(harmless(f"{where}: {each['sentence']}"))
+        if each["applied"]:
+            went = [f"goes on from step {each['resumed_step']}", *each["changed"]]
+            lines.append(harmless(f"{where}: {', '.join(went)}"))
+    return lines
+
+
 def _line(told: dict[str, Any]) -> str:
+    attempt = (
+        told["attempts"][-1] if isinstance(told["attempts"], list) and told["attempts"] else None
+    )
+    number = f", attempt {attempt['number']}" if attempt and attempt["number"] > 1 else ""
     reason = "" if told["reason"] in ("", told["state"]) else f": {told['reason']}"
-    return f"{told['run']}: {told['state']}{reason}"
+    return f"{told['run']}: {told['state']}{number}{reason}"
 
 
 def _told(run: Run, settled: dict[str, Any]) -> dict[str, Any]:

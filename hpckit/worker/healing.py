@@ -149,10 +149,7 @@ class Healing:
 
         A program that has never come so far and ends by itself has a mistake that stays in it.
         """
-        said = self.spec.heal.get(kind)
-        if said is not None and said.do is not None:
-            return True
-        if any(event.kind == "resumed" for event in events):
+        if kind in self.spec.heal or any(event.kind == "resumed" for event in events):
             return True
         keeps = self.spec.program.trainer is not None or bool(self.spec.checkpoint.files)
         return keeps and (outcome.program or {}).get("code", 137) > 128

@@ -63,7 +63,7 @@ class Settling:
         job_id = attempt.about().get("job_id")
         return any(
             (event.kind == "scancel" and job_id in event.data.get("jobs", ()))
-            or (is_by_hand(event) and event.data.get("attempt") == attempt.number)
+            or (is_by_hand(event) and event.data.get("after") == attempt.number)
             for event in self.run.ledger().events()
         )
 

@@ -216,7 +216,8 @@ class Watch:
             return DIVERGES
         if served_by_another(self.run.dir, self.attempt.number, self.number):
             return SUPERSEDED
-        if (asked := waiting(self.run.dir, END)) is not None:
+        job = str(self.attempt.about().get("job_id"))
+        if (asked := waiting(self.run.dir, END, job)) is not None:
             return asked
         stall = self.stalls.look(time.monotonic(), self._signs())
         return f"{HANGS}: {stall}" if stall is not None else None
