@@ -20,7 +20,7 @@ import torch
 
 from hpckit.files import write_json
 from hpckit.ledger import Event, Ledger
-from hpckit.train.fault import FILE
+from hpckit.rehearsed import FAULT
 
 TRAINED = Path(__file__).with_name("cluster") / "trained.py"
 STEPS = 240
@@ -56,7 +56,7 @@ class Struck:
         told = json.loads(self.call("submit", "--json", "--cluster", "local"))["runs"][0]
         self.run, self.dir = told["run"], Path(told["dir"])
         if fault is not None:
-            write_json(self.dir / FILE, fault)
+            write_json(self.dir / FAULT, fault)
 
     def end(self, code: int = 0) -> dict[str, Any]:
         self.call("watch", self.run, code=code)

@@ -29,6 +29,7 @@ from hpckit.errors import (
 )
 from hpckit.files import told_apart, write_atomic, write_json
 from hpckit.model.numbered import NumberedPath
+from hpckit.rehearsed import FAULT, root_of
 from hpckit.run import Run, chain_folder
 from hpckit.spec import sweep as sweeps
 from hpckit.submission import snapshot
@@ -108,7 +109,7 @@ def prepare(
     """Everything of a run directory but the intent; nothing has been asked of a scheduler yet."""
     with _all_or_nothing(plan):
         progress("copying the job's folder")
-        found = snapshot.look(source, exclude=plan.dir.parent.parent)
+        found = snapshot.look(source, exclude=root_of(plan.dir))
         for path, what in plan.spec.missing(source):
             if path == "program.trainer" or path.startswith("monitor.rules."):
                 # Better now than after a night in the queue.
@@ -118,6 +119,8 @@ def prepare(
         snapshot.copy(found, plan.dir / "code")
         write_atomic(plan.dir / "spec.yaml", spec_text)
         write_json(plan.dir / "spec.json", plan.spec.to_json())
+        if plan.fault is not None:
+            write_json(plan.dir / FAULT, plan.fault)
         for chain in plan.chains:
             write_chain(plan, chain)
         if plan.is_sweep:

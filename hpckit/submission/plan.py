@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,8 @@ class SubmissionPlan:
     chains: tuple[Chain, ...]
     warnings: tuple[str, ...]
     fork: Fork | None = None
+    # Of a rehearsal: what goes wrong on purpose, for the training to read when it starts.
+    fault: Mapping[str, Any] | None = None
 
     @property
     def is_sweep(self) -> bool:

@@ -6,20 +6,20 @@ however often the step is done again; an explosion goes on until the run has gon
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpckit.files import read_json
+from hpckit.rehearsed import BY_LIBRARY, FAULT, STRUCK
 
 if TYPE_CHECKING:
     import torch
 
-FILE = "fault.json"
-KINDS = ("explosion", "nan", "crash", "hang", "kill", "oom")
 # An explosion's growth from step to step.
 GROWTH = 1.5
 # Without a limit that somebody enforces nothing is filled: the machine is not ours to exhaust.
@@ -38,12 +38,14 @@ class Fault:
     kind: str
     step: int
     rank: int
+    # Whether this process has seen it strike: then no file is asked any more.
+    _is_known: bool = field(default=False, init=False)
 
     @classmethod
     def of(cls, run_dir: Path) -> Fault | None:
         """The one that a run's folder asks for."""
-        about = read_json(run_dir / FILE)
-        if not isinstance(about, dict) or about.get("kind") not in KINDS:
+        about = read_json(run_dir / FAULT)
+        if not isinstance(about, dict) or about.get("kind") not in BY_LIBRARY:
             return None
         return cls(
             run_dir=run_dir,
@@ -57,18 +59,23 @@ class Fault:
         if step < self.step or went_back:
             return
         if self.kind in ("explosion", "nan"):
+            self._is_first(step)
             grown = float("nan") if self.kind == "nan" else GROWTH ** (step - self.step + 1)
             for gradient in _gradients(optimizers):
                 gradient.mul_(grown)
-        elif rank == self.rank and self._is_first():
+        elif rank == self.rank and self._is_first(step):
             getattr(self, f"_{self.kind}")()
 
-    def _is_first(self) -> bool:
-        """Whether it has not struck yet, in whatever process."""
+    def _is_first(self, step: int) -> bool:
+        """Whether it has not struck yet, in whatever process; that it does now is written down."""
+        if self._is_known:
+            return False
+        self._is_known = True
         try:
-            descriptor = os.open(self.run_dir / "fault.struck", os.O_CREAT | os.O_EXCL)
+            descriptor = os.open(self.run_dir / STRUCK, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return False
+        os.write(descriptor, json.dumps({"time": time.time(), "step": step}).encode())
         os.close(descriptor)
         return True
 
