@@ -70,13 +70,19 @@ def _what_the_next_repeats(found: dict[int, Stretch]) -> None:
 
 def steps_done(attempt: Attempt) -> int | None:
     """Steps that were done when the attempt's last reading was written."""
-    for folder in reversed(launches_in(attempt.dir / "readings")):
-        # Only a run that is watched pays for it.
-        from hpckit.monitor.readings.reader import last_step
+    launches = reversed(launches_in(attempt.dir / "readings"))
+    found = (launch_steps(attempt, each.name) for each in launches)
+    return next((step for step in found if step is not None), None)
 
-        with contextlib.suppress(OSError):
-            if (step := last_step(folder)) is not None:
-                return step + 1
+
+def launch_steps(attempt: Attempt, launch: str) -> int | None:
+    """The same of one launch."""
+    # Only a run that is watched pays for it.
+    from hpckit.monitor.readings.reader import last_step
+
+    with contextlib.suppress(OSError):
+        if (step := last_step(attempt.dir / "readings" / launch)) is not None:
+            return step + 1
     return None
 
 

@@ -87,9 +87,11 @@ class Attempting:
         return LogHealing(healing=healing, spec=spec, launch=launch)
 
     def _seen(self, watch: Watch) -> Seen:
-        from hpckit.status.steps import steps_done
+        from hpckit.status.steps import launch_steps, steps_done
 
-        step = watch.stalls.step
+        # A sign of life is written once a second, and readings at an end that was not too sudden.
+        told = [watch.stalls.step, launch_steps(self.attempt, watch.logs.name)]
+        step = max((each for each in told if each is not None), default=None)
         if step is None:
             step = steps_done(self.attempt)
         node = os.environ.get("SLURM_JOB_NODELIST", "")

@@ -115,6 +115,8 @@ class Watch:
             self.run, self.spec, self.attempt, logs, ranks=ranks, healing=self.healing
         ) as self._log:
             told = self._wait(launch)
+            # What it wrote since the last look: a short launch may have had none.
+            self.stalls.look(time.monotonic(), self._signs())
         last = self._last_word()
         return judge(
             self._exits(logs),
