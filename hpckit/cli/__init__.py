@@ -23,6 +23,7 @@ COMMANDS = {
     "cancel": ("cancel:cancel", "Cancel runs, for good."),
     "restart": ("restart:restart", "Start a run again, changed if need be."),
     "guard": ("guard:guard", "Start the next attempt of runs that have none."),
+    "rehearse": ("rehearse:rehearse", "Have a run fail on purpose, and see whether it heals."),
     "prune": ("prune:prune", "Delete what old runs no longer need."),
     "doctor": ("doctor:doctor", "Look for what would go wrong here."),
     "cluster": ("cluster:cluster", "A real Slurm on this machine, for development."),
