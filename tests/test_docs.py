@@ -36,6 +36,7 @@ def test_what_is_made_from_the_program_is_as_the_program_has_it(page):
         "docs/hooks.md",
         "docs/healing.md",
         "docs/cluster.md",
+        "docs/rehearse.md",
     ],
 )
 def test_every_command_in_the_docs_exists(page):
@@ -52,6 +53,8 @@ def test_every_command_in_the_docs_exists(page):
         "CONTRIBUTING.md",
         "docs/spec.md",
         "docs/cluster.md",
+        "docs/rehearse.md",
+        "docs/runs.md",
         "docs/training.md",
         "docs/watch.md",
     ],
