@@ -12,6 +12,8 @@ FAULT = "fault.json"
 STRUCK = "fault.struck"
 # What the library can do to the training that it is a part of.
 BY_LIBRARY = ("explosion", "nan", "crash", "hang", "kill", "oom")
+# All that can be rehearsed, in the order in which it is.
+KINDS = ("explosion", "nan", "crash", "hang", "kill", "timeout", "preempt", "oom", "node")
 
 
 def root_of(run_dir: Path) -> Path:

@@ -23,9 +23,10 @@ from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.rehearsal import place as places
 from hpckit.rehearsal.course import Course, Struck, course_of, held_s
-from hpckit.rehearsal.faults import KINDS, Stage, why_not
+from hpckit.rehearsal.faults import INCIDENTS, Stage, why_not
 from hpckit.rehearsal.program import has_session
 from hpckit.rehearsal.result import Cost, Ending, Result, result_of
+from hpckit.rehearsed import KINDS
 from hpckit.spec import load_spec
 from hpckit.status.state import State
 
@@ -110,7 +111,9 @@ def test_what_never_came_to_its_fault_is_no_success_and_is_kept(cli, job):
 
 def test_nobody_waits_longer_than_was_said(cli, job):
     spec = job('"true"', "environment: {setup: [sleep 300]}")
+    began = time.monotonic()
     found, _ = rehearsed(cli, spec, "--fault", "kill", "--timeout", "3s", code=4)
+    assert time.monotonic() - began < 60
     assert found["sentence"].endswith("the program did not begin: running after 3 s")
     shown = json.loads(cli("show", found["dir"], "--json", cwd=spec.parent).stdout)
     assert shown["state"] == "cancelled"
@@ -189,7 +192,9 @@ def test_a_slurm_that_is_no_development_cluster_is_not_taken_unasked(monkeypatch
     assert places.choose(None).is_here
 
 
-def test_a_configuration_that_hpckit_did_not_write_is_no_development_cluster(tmp_path):
+def test_a_configuration_that_hpckit_did_not_write_is_no_development_cluster(tmp_path, monkeypatch):
+    up = SimpleNamespace(daemons=[SimpleNamespace(name="slurmctld", pid=1)])
+    monkeypatch.setattr("hpckit.devcluster.DevCluster.status", lambda _: up)
     conf = tmp_path / "etc" / "slurm.conf"
     conf.parent.mkdir()
     conf.write_text("ClusterName=hpckit\n")
@@ -220,6 +225,7 @@ STAGE = Stage(has_session=True, has_steps=True, is_here=True)
     ],
 )
 def test_what_can_be_rehearsed_where(stage, cannot):
+    assert set(INCIDENTS) == set(KINDS)
     assert {fault for fault in KINDS if why_not(fault, stage) is not None} == cannot
 
 

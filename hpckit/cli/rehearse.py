@@ -13,18 +13,17 @@ import click
 
 from hpckit.cli.options import cluster_option, json_option, print_json, root_option, set_option
 from hpckit.paint import note, table
+from hpckit.rehearsed import KINDS
 
 if TYPE_CHECKING:
     from hpckit.rehearsal.rehearsal import Wish
     from hpckit.rehearsal.result import Result
 
-FAULTS = ("explosion", "nan", "crash", "hang", "kill", "timeout", "preempt", "oom", "node")
-
 
 @click.command()
 @click.argument("spec_path", metavar="[SPEC]", default="job.yaml", type=click.Path())
 @click.option(
-    "--fault", type=click.Choice(FAULTS), metavar="FAULT", help=f"{', '.join(FAULTS)}; or all."
+    "--fault", type=click.Choice(KINDS), metavar="FAULT", help=f"{', '.join(KINDS)}; or all."
 )
 @click.option("--step", type=click.IntRange(min=1), help="Where it strikes, in steps done.")
 @set_option
@@ -60,7 +59,7 @@ def rehearse(
     wish = _wish(spec_path, overrides, cluster, root)
     wish = dataclasses.replace(wish, timeout_s=_seconds(timeout), to_end=to_end)
     not_here = {
-        each: why for each in faults.KINDS if (why := faults.why_not(each, wish.stage)) is not None
+        each: why for each in KINDS if (why := faults.why_not(each, wish.stage)) is not None
     }
     results = []
     for each in _wanted(fault, not_here):
@@ -137,7 +136,7 @@ def _wanted(fault: str | None, not_here: dict[str, str]) -> list[str]:
     from hpckit.errors import UsageError
 
     if fault is None:
-        return [each for each in FAULTS if each not in not_here]
+        return [each for each in KINDS if each not in not_here]
     if fault in not_here:
         raise UsageError(f"{fault} cannot be rehearsed: {not_here[fault]}")
     return [fault]
@@ -188,7 +187,7 @@ def _tell_all(results: list[Result], not_here: dict[str, str]) -> None:
     rows += [[fault, "not here", "-", "-", "-", "-", why] for fault, why in not_here.items()]
     unit = results[0].unit if results else "h"
     head = ["fault", "outcome", "seconds", "steps lost", f"{unit} lost", "done", "how"]
-    print(table(head, sorted(rows, key=lambda row: FAULTS.index(row[0])), right=(2, 3, 4)))
+    print(table(head, sorted(rows, key=lambda row: KINDS.index(row[0])), right=(2, 3, 4)))
 
 
 def _figures(result: Result) -> list[str]:

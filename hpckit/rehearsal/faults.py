@@ -20,7 +20,6 @@ INCIDENTS: Mapping[str, tuple[str, ...]] = {
     "oom": ("out_of_memory",),
     "node": ("node_failure",),
 }
-KINDS = tuple(INCIDENTS)
 NUMERIC = ("explosion", "nan")
 # A detector knows what is usual after some 80 steps; the others need a step to go back to.
 NUMERIC_STEP, OTHER_STEP = 100, 20
