@@ -78,8 +78,8 @@ print(executor.submit(Small()).job_id)
 LIGHTNING = """
 import signal, time
 import torch
-import lightning.pytorch as pl
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader, TensorDataset
 
 class Small(pl.LightningModule):
