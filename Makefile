@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
 
-.PHONY: demo test check lint format docs slurm bench soak clean
+.PHONY: demo test check lint format docs slurm bench soak matrix soak-healing clean
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
@@ -33,7 +33,7 @@ docs: $(READY)
 	$(BIN)/hpckit check --schema > hpckit/spec.schema.json
 
 bench: $(READY) slurm
-	@for file in benchmarks/*.py; do name=$$(basename $$file .py); [ $$name = kills ] && continue; \
+	@for file in benchmarks/*.py; do name=$$(basename $$file .py); case $$name in kills|soak_healing) continue;; esac; \
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 	@$(BIN)/python -m benchmarks.detection.generate
 	@for part in "judge --families tune" "judge --families test" story live; do \
@@ -50,6 +50,14 @@ soak: $(READY)
 	$(BIN)/python -m benchmarks.kills --kills 200
 	$(BIN)/python -m benchmarks.rescue.judge
 	$(BIN)/python -m benchmarks.rescue.judge --healthy
+
+# Every fault, on every shape of a training, with a chain and with a guard: some twenty minutes.
+matrix: $(READY) slurm
+	HPCKIT_MATRIX=1 $(BIN)/python -m pytest -v tests/cluster/test_matrix.py tests/cluster/test_guard.py
+
+# A hundred faults over one long training: about an hour. SEED and FAULTS may be given.
+soak-healing: $(READY) slurm
+	$(BIN)/python -m benchmarks.soak_healing --faults $(or $(FAULTS),100) --seed $(or $(SEED),0)
 
 # A real Slurm for the tests, where it can be installed; elsewhere they say that they were skipped.
 slurm:

@@ -68,6 +68,19 @@ def _is_announced(run: Run, newest: int) -> bool:
     """Whether its newest chain may be on its way just now: what the queue said may be older."""
     if any(attempt.about().get("chain") == newest for attempt in run.attempts()):
         return False
+    if _is_withdrawn(run, newest):
+        return False
     with contextlib.suppress(OSError):
         return time.time() - os.stat(run.chain_folder(newest)).st_mtime < CUT_OFF_S
     return False
+
+
+def _is_withdrawn(run: Run, chain: int) -> bool:
+    """Whether who announced it was refused: then what was before counts again."""
+    said = [event.data["chains"] for event in run.ledger().events() if event.kind == "submit"]
+    submission = run.submission()
+    return (
+        any(chain in chains for chains in said)
+        and submission is not None
+        and chain not in submission.data["chains"]
+    )

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hpckit.clock import iso
+from hpckit.clock import iso, now_iso
 from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused
 from hpckit.files import write_json
 from hpckit.ledger import final
@@ -18,7 +18,7 @@ from hpckit.worker import link as links
 from hpckit.worker import settling
 from hpckit.worker import watch as watches
 from hpckit.worker.link import Link
-from hpckit.worker.outcome import Outcome
+from hpckit.worker.outcome import FENCED, SUPERSEDED, Outcome
 from hpckit.worker.signals import Signals
 from tests.test_outcome import status
 
@@ -202,6 +202,47 @@ def test_a_signal_that_comes_early_is_held_back_until_the_time_that_was_promised
     assert watch._signalled() == "time limit"
     now -= 80.0
     assert watch._signalled() == "time limit"
+
+
+def test_ranks_that_end_because_another_attempt_serves_the_run_have_not_crashed(run, monkeypatch):
+    """On a node that was given up srun ends first, then the next attempt begins, then they do."""
+    attempt = before(run)
+    (run.dir / "code").mkdir()
+
+    class Lost:
+        def poll(self):
+            return True
+
+    def later(_):
+        run.claim_attempt({"job_id": "1_2"})
+        write = (attempt.dir / "logs/launch-1/rank-0.exit").write_text
+        write(f"{FENCED} program untold 1.0 n1")
+
+    monkeypatch.setattr(watches.Watch, "_start", lambda self, logs: Lost())
+    monkeypatch.setattr(watches.time, "sleep", later)
+    watch = watches.Watch(
+        run=run, spec=run.spec(), attempt=attempt, signals=Signals(), started=now_iso()
+    )
+    outcome = watch.serve()
+    assert (outcome.state, outcome.reason, outcome.kind) == (None, SUPERSEDED, None)
+
+
+def test_how_far_a_launch_came_is_what_its_ranks_said_last(run, monkeypatch):
+    attempt = before(run)
+    (run.dir / "code").mkdir()
+
+    class Ended:
+        def poll(self):
+            (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 saving\n")
+            (attempt.dir / "logs/launch-1/rank-0.exit").write_text("1 program untold 1.0 n1")
+            return True
+
+    monkeypatch.setattr(watches.Watch, "_start", lambda self, logs: Ended())
+    watch = watches.Watch(
+        run=run, spec=run.spec(), attempt=attempt, signals=Signals(), started=now_iso()
+    )
+    watch.serve()
+    assert watch.stalls.step == 53
 
 
 def oom(run):

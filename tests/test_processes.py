@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
+from hpckit.spec import spec_from_json
+from hpckit.worker.launch import layout_of
 from hpckit.worker.processes import SlurmStep
 from hpckit.worker.rank_script import Layout
 
@@ -56,3 +59,14 @@ def test_only_a_controller_that_is_away_is_told_again(step, said, is_told):
     for rank in (0, 1):
         (logs / f"rank-{rank}.log").touch()
     assert answer(said, 1).signal(signal.SIGTERM) is is_told
+
+
+def test_ranks_over_several_nodes_meet_at_a_port_that_nobody_has_taken():
+    spec = spec_from_json({"name": "a", "program": "x"})
+    environ = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "29"}
+    port = layout_of(spec, environ).master_port
+    with socket.socket() as taken:
+        taken.bind(("", port))
+        taken.listen()
+        assert layout_of(spec, environ).master_port != port
+    assert layout_of(spec, environ).master_port == port

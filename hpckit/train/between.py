@@ -18,7 +18,7 @@ from hpckit.train.feed import Feed
 from hpckit.train.forgotten import STEPS, Forgotten
 from hpckit.train.keeper import MEMORY_EVERY
 from hpckit.train.place import Trail
-from hpckit.train.pulse import SAVING
+from hpckit.train.pulse import BETWEEN, SAVING
 from hpckit.train.returning import Returning
 from hpckit.train.surroundings import Surroundings
 from hpckit.train.training import Training
@@ -306,6 +306,10 @@ class Between(Training):
 
     def close(self) -> None:
         """Have all written that is on its way, and workers ended, who hear no SIGTERM."""
+        # To end may take longer than a step ever did: it must not look as if one hung.
+        self.phase = BETWEEN
+        if self._pulse is not None:
+            self._pulse.say()
         self._close_feeds()
         if self._keeper is not None:
             self._save_broken()

@@ -32,6 +32,8 @@ class Pulse:
         self._path = path
         self._look = look
         self._said = ""
+        # What was seen before must not be written after what was seen later.
+        self._lock = threading.Lock()
 
     def start(self, environ: Mapping[str, str]) -> None:
         """`environ` says which launch of which attempt this is."""
@@ -51,16 +53,17 @@ class Pulse:
         while True:
             if served_by_another(self._run_dir, *self._place):
                 self._end()
-            with contextlib.suppress(Exception):
-                self._write()
+            self.say()
             time.sleep(EVERY_S)
 
-    def _write(self) -> None:
-        step, phase = self._look()
-        said = f"{step} {phase}\n"
-        if said != self._said:
-            self._path.write_text(said)
-            self._said = said
+    def say(self) -> None:
+        """Write where the training stands; a process that is about to end beats no more."""
+        with contextlib.suppress(Exception), self._lock:
+            step, phase = self._look()
+            said = f"{step} {phase}\n"
+            if said != self._said:
+                self._path.write_text(said)
+                self._said = said
 
     @staticmethod
     def _end() -> None:

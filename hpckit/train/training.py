@@ -51,6 +51,7 @@ class Training:
         self._feed: Feed | None = None
         # What the process is busy with, for whoever watches that it does not hang.
         self.phase = START
+        self._pulse: Pulse | None = None
         # One on purpose, in a rehearsal.
         self.fault = Fault.of(surroundings.run_dir)
         # Steps that were done before this process took up.
@@ -70,7 +71,8 @@ class Training:
         """Give signs of life from now on, where somebody waits for them."""
         path = environ.get("HPCKIT_PULSE")
         if path:
-            Pulse(Path(path), self._sign).start(environ)
+            self._pulse = Pulse(Path(path), self._sign)
+            self._pulse.start(environ)
 
     def _sign(self) -> tuple[int, str]:
         """Where the training stands: asked from another thread, at any moment."""

@@ -65,7 +65,7 @@ def layout_of(spec: JobSpec, environ: Mapping[str, str], launch: int = 1) -> Lay
         per_node=per_node,
         master_address="127.0.0.1" if nodes == 1 else _meeting_host(environ),
         # Not the one of the launch before: something of that may still be there.
-        master_port=20_000 + (7 * job + launch) % 20_000 if nodes > 1 else _free_port(),
+        master_port=_port_near(20_000 + (7 * job + launch) % 20_000) if nodes > 1 else _free_port(),
     )
 
 
@@ -78,6 +78,15 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _port_near(first: int) -> int:
+    """The first one from there on that nobody has taken on this node, where rank 0 will listen."""
+    for port in range(first, first + 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
+    return first
 
 
 def _meeting_host(environ: Mapping[str, str]) -> str:

@@ -115,11 +115,11 @@ class Watch:
             self.run, self.spec, self.attempt, logs, ranks=ranks, healing=self.healing
         ) as self._log:
             told = self._wait(launch)
-            # What it wrote since the last look: a short launch may have had none.
-            self.stalls.look(time.monotonic(), self._signs())
-        last = self._last_word()
+        last, exits = self._last_word(), self._exits(logs)
+        # As far as they have come, and not as far as was seen a second before.
+        self.stalls.look(time.monotonic(), self._signs())
         return judge(
-            self._exits(logs),
+            exits,
             ranks=ranks,
             told=told,
             started=(logs / "step").exists(),

@@ -20,7 +20,7 @@ from hpckit.status import state as status
 from hpckit.status.index import CacheOf
 from hpckit.status.state import states_of
 
-KILLER = Path(__file__).with_name("killed_submit.py")
+KILLER = Path(__file__).with_name("killed.py")
 
 
 @pytest.fixture
@@ -38,8 +38,9 @@ def spec(tmp_path):
 
 def submit_killed(spec, root, at, env=None):
     count = root.parent / "acts"
+    words = ["submit", str(spec), "--cluster", "slurm", "--root", str(root), "--json"]
     subprocess.run(
-        [sys.executable, str(KILLER), str(at), str(count), str(spec), str(root)],
+        [sys.executable, str(KILLER), str(at), str(count), str(root), *words],
         capture_output=True,
         timeout=90,
         env=env,

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.run import served_by_another
+from hpckit.files import write_json
+from hpckit.run import IDENTITY, identity, served_by_another
+from hpckit.spec import spec_from_json
 from hpckit.train.pulse import FENCED
 
 RANK = """
@@ -79,6 +81,46 @@ def test_told_to_abort_it_says_where_it_is(run: Path, rank: subprocess.Popen[str
     stacks = (run / "rank-0.stacks").read_text()
     assert stacks.count("most recent call first") == 2
     assert 'File "<string>"' in stacks
+
+
+ENDING = """
+import os, time, torch, hpckit
+run = hpckit.attach()
+model = torch.nn.Linear(1, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+run.register(model=model, optimizer=optimizer)
+for batch in run.batches([torch.ones(1)] * 10, epochs=1):
+    loss = model(batch).sum()
+    optimizer.zero_grad()
+    loss.backward()
+    run.step(optimizer, loss=loss)
+run.close()
+print(open(os.environ["HPCKIT_PULSE"]).read(), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_process_that_ends_its_training_says_so_at_once(run: Path) -> None:
+    """It may take long to end, and its pulse does not beat in its last second."""
+    about = identity(run_id="a/b", name="a", scheduler="local", params={})
+    write_json(run / IDENTITY, about)
+    write_json(run / "spec.json", spec_from_json({"name": "a", "program": "x"}).to_json())
+    environ = {
+        "HPCKIT_RUN_DIR": str(run),
+        "HPCKIT_ATTEMPT": "2",
+        "HPCKIT_LAUNCH": "1",
+        "HPCKIT_PULSE": str(run / "rank-0.pulse"),
+        "HPCKIT_PARAMS": str(run / "params.json"),
+    }
+    (run / "params.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "10 between" in done.stdout.splitlines(), done.stderr
 
 
 def test_who_serves_a_run_is_told_by_its_folders(run: Path) -> None:

@@ -1,6 +1,6 @@
-"""`hpckit submit`, killed just before its n-th act on the disk or on Slurm.
+"""hpckit, killed just before its n-th act on the disk or on Slurm.
 
-usage: python killed_submit.py N COUNT_FILE SPEC ROOT
+usage: python killed.py N COUNT_FILE ROOT WORDS...     what stands after `hpckit`
 An act is a file opened for writing, a folder made, a file renamed, linked or removed under ROOT,
 or a process started. With N = 0 nothing is killed, and the acts are counted into COUNT_FILE.
 """
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-LIMIT, COUNT_FILE, SPEC, ROOT = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+LIMIT, COUNT_FILE, ROOT, *WORDS = int(sys.argv[1]), *sys.argv[2:]
 acts: list[str] = []
 
 
@@ -35,7 +35,7 @@ def watch(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(watch)
-sys.argv = ["hpckit", "submit", SPEC, "--cluster", "slurm", "--root", ROOT, "--json"]
+sys.argv = ["hpckit", *WORDS]
 
 from hpckit.cli import main  # noqa: E402 (the hook must be there first)
 

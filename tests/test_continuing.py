@@ -1,0 +1,92 @@
+"""Going on with a run in a new chain: who may, and what is left when it cannot be submitted."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpckit import guarding
+from hpckit.errors import ChainTaken, SchedulerSilent, SubmissionRefused
+from hpckit.files import write_json
+from hpckit.run import IDENTITY, identity, open_run
+from hpckit.spec import spec_from_json
+from hpckit.status.state import State
+from hpckit.submission.continuing import continue_run
+from hpckit.worker.link import Link
+from hpckit.worker.signals import Signals
+
+
+class Refusing:
+    """A scheduler that takes no job, or with `error` None every one."""
+
+    kind = "slurm"
+
+    def __init__(self, error=None):
+        self.error = error
+        self.submitted = []
+
+    def submit(self, script):
+        if self.error is not None:
+            raise self.error
+        self.submitted.append(script)
+        return str(10 + len(self.submitted))
+
+    def max_array_size(self):
+        return 1001
+
+    def queue(self):
+        return []
+
+    def forget(self):
+        """It is its own cache."""
+
+    @property
+    def scheduler(self):
+        return self
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_json(tmp_path / IDENTITY, identity(run_id="a/b", name="a", scheduler="slurm", params={}))
+    found = open_run(tmp_path)
+    spec = spec_from_json({"name": "a", "program": "x", "limits": {"attempts": 12}})
+    write_json(tmp_path / "spec.json", spec.to_json())
+    (tmp_path / "chains" / "001").mkdir(parents=True)
+    found.ledger("submitter").write("submit", chains=[1])
+    found.claim_attempt({"job_id": "1_1", "chain": 1, "started": "2026-01-01T00:00:00.000Z"})
+    return found
+
+
+NO = [SubmissionRefused("sbatch: Access/permission denied"), SchedulerSilent("sbatch: no answer")]
+
+
+@pytest.mark.parametrize("error", NO, ids=["refused", "silent"])
+def test_after_a_definite_no_a_guard_goes_on_at_once(run, error):
+    with pytest.raises(type(error)):
+        continue_run(run, Refusing(error), number=2, after="1_1")
+    slurm = Refusing()
+    told = guarding._served(run, State(state="healing"), 2, slurm)
+    assert told.said == "goes on as job 11"
+    assert [script.parent.name for script in slurm.submitted] == ["003"]
+
+
+def test_what_was_announced_just_now_is_left_to_who_announced_it(run):
+    continue_run(run, Refusing(), number=2, after="1_1")
+    told = guarding._served(run, State(state="healing"), 2, Refusing())
+    assert told.said == "somebody has just gone on with it"
+
+
+def test_of_two_who_go_on_the_second_is_told_so(run):
+    continue_run(run, Refusing(), number=2, after=None)
+    with pytest.raises(ChainTaken):
+        continue_run(run, Refusing(), number=2, after=None)
+
+
+def test_a_link_does_not_wait_for_a_later_chain_that_was_refused(run, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "1")
+    with pytest.raises(SubmissionRefused):
+        continue_run(run, Refusing(NO[0]), number=2, after="1_1")
+    chain = {"number": 1, "offset": 0, "size": 12, "home": str(run.dir)}
+    link = Link(run=run, chain=chain, task=2, scheduler=Refusing(), signals=Signals())
+    monkeypatch.setattr("hpckit.worker.next_links.time.sleep", lambda _: pytest.fail("it waits"))
+    assert link.next.is_newest()
+    assert run.submission().data["chains"] == [1]
