@@ -6,11 +6,12 @@ import contextlib
 import json
 import re
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from hpckit.errors import NotFound, Problem, SpecError, UsageError
+
+if TYPE_CHECKING:
+    import yaml
 
 SIZE_LIMIT = 512 * 1024
 DEPTH_LIMIT = 64
@@ -19,8 +20,6 @@ NUMBER_LENGTH = 400
 # A hostile file can have a problem in each of its bytes; nobody reads beyond the first page.
 PROBLEMS_LIMIT = 100
 
-# The pure parser gives the same events, some ten times slower.
-_EVENTS: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WHOLE = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*(?:_[0-9]+)*)|0x[0-9a-fA-F]+|0o[0-7]+)")
 _FLOAT = re.compile(
@@ -166,6 +165,9 @@ def parse(source: str | bytes, file: str) -> Node:
 
 def compose(source: str | bytes, file: str, problems: list[Problem]) -> Node | None:
     """The node of a text, or None where it is too broken to go on; problems are added."""
+    # Resolved specs are JSON: whoever reads these alone may have no yaml.
+    import yaml
+
     text = ""
     try:
         text = _decoded(source, file)
@@ -206,7 +208,11 @@ def _utf8(data: bytes, file: str) -> str:
 
 
 def _compose(text: str, file: str, problems: list[Problem]) -> Node:
-    source = _EVENTS(text)
+    import yaml
+
+    # The pure parser gives the same events, some ten times slower.
+    events: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    source = events(text)
     builder = _Builder(file, problems)
     documents = 0
     try:

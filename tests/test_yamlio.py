@@ -33,7 +33,7 @@ def refusals(text: str | bytes) -> list[str]:
 @pytest.fixture(params=["libyaml", "pure Python"])
 def any_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "pure Python":
-        monkeypatch.setattr(yamlio, "_EVENTS", yaml.SafeLoader)
+        monkeypatch.setattr(yaml, "__with_libyaml__", False)
 
 
 @pytest.mark.parametrize(
