@@ -116,6 +116,14 @@ def test_a_trainer_that_is_missing_is_named(cli, job):
     assert "train.py has no fit" in cli("show", cwd=spec.parent).stdout
 
 
+def test_a_script_that_is_missing_is_named(cli, job):
+    spec = job("{python: 'train.py --lr 1'}")
+    done = cli("submit", spec, "--cluster", "local", cwd=spec.parent, code=2)
+    assert "program.python: there is no train.py in" in done.stderr
+    told = json.loads(cli("check", spec, "--json", cwd=spec.parent).stdout)
+    assert (told["valid"], told["warnings"][0]["path"]) == (True, "program.python")
+
+
 def test_a_folder_with_spaces_and_quotes_in_its_name_works(cli, job, tmp_path):
     spec = job('"pwd; cat data/x"')
     strange = tmp_path / 'it\'s a "job" $(touch broken) & more; é'

@@ -17,6 +17,7 @@ from hpckit.spec import (
     GroupClip,
     JobSpec,
     Log,
+    Program,
     load_limits,
     load_spec,
     placeholders,
@@ -192,13 +193,38 @@ def test_what_is_left_empty_is_not_given(load: Load) -> None:
         ("name: a\n", "job.yaml:1:1: program: is missing"),
         ("name:\nprogram: x\n", "job.yaml:1:1: name: needs a value"),
         ("name: [a]\nprogram: x\n", "job.yaml:1:7: name: must be a letter or digit, then"),
-        ("name: a\nprogram: {}\n", "job.yaml:2:10: program: needs either command or trainer"),
+        ("name: a\nprogram: {}\n", "job.yaml:2:10: program: needs one of command, python and"),
         ("name: a\nprogram: {command: x, trainer: t.py:T}\n", "job.yaml:2:10: program: needs"),
         (
             "name: a\nprogram: {trainer: train:T}\n",
             "job.yaml:2:20: program.trainer: must be",
         ),
         ('name: a\nprogram: "x\\0y"\n', "job.yaml:2:10: program.command: must not hold a NUL"),
+        ("name: a\nprogram: {command: x, python: t.py}\n", "job.yaml:2:10: program: needs one of"),
+        (
+            "name: a\nprogram: {command: x, attach: optimizers}\n",
+            "job.yaml:2:31: program.attach: goes with python alone",
+        ),
+        (
+            "name: a\nprogram: {python: t.py, attach: models}\n",
+            "job.yaml:2:33: program.attach: must be one of optimizers, not models",
+        ),
+        (
+            "name: a\nprogram: {python: -u t.py}\n",
+            "job.yaml:2:19: program.python: must begin with a script, such as train.py, or with -m "
+            "and a module, not -u",
+        ),
+        ("name: a\nprogram: {python: ' '}\n", "job.yaml:2:19: program.python: must begin with"),
+        ("name: a\nprogram: {python: 't.py {params.x}'}\n", "job.yaml:2:19: program.python: {par"),
+        (
+            "name: a\nprogram: {python: t.py}\nresources: {nodes: 2}\n",
+            "job.yaml:2:10: program: must say how many processes it starts as on 2 nodes: program: "
+            "{python: ..., processes: per_gpu}",
+        ),
+        (
+            "name: a\nprogram: {python: t.py}\ncheckpoint: {resume: argument}\n",
+            "job.yaml:3:22: checkpoint.resume: fills in {checkpoint}, which the",
+        ),
     ],
 )
 def test_what_is_no_spec_is_told_so(refused: Refused, text: str, told: str) -> None:
@@ -457,6 +483,36 @@ def test_a_command_on_more_than_one_gpu_must_say_how_it_starts(
     assert load(full).program.processes == "one"
     trainer = f"name: a\nprogram: {{trainer: t.py:T}}\nresources: {resources}\n"
     assert load(trainer).program.processes is None
+
+
+@pytest.mark.parametrize(
+    ("line", "script"),
+    [
+        ("train.py --lr 1e-3", "train.py"),
+        ("'my script.py';echo", "my script.py"),
+        ("src/train.py&&eval", "src/train.py"),
+        ("-m package.train", None),
+        ("'$HOME/train.py'", None),
+        ("{params.script}", None),
+        ("train*.py", None),
+        ("'train.py", None),
+    ],
+)
+def test_the_script_that_is_to_be_there_is_the_lines_first_word(
+    line: str, script: str | None
+) -> None:
+    assert Program(python=line).script == script
+
+
+def test_a_script_of_python_has_what_a_command_has(load: Load) -> None:
+    line = "t.py {params.lr} {checkpoint} {attempt} {run} ${HOME}"
+    program = f"{{python: '{line}', attach: optimizers, processes: per_gpu}}"
+    spec = load(
+        f"name: a\nprogram: {program}\nparams: {{lr: 1}}\nresources: {{gpus_per_node: 2}}\n"
+        "checkpoint: {resume: argument, files: [cp]}\n"
+    )
+    assert (spec.program.line, spec.program.script) == (line, "t.py")
+    assert spec_from_json(json.dumps(spec.to_json())) == spec
 
 
 def test_placeholders_are_found_and_other_braces_left_alone() -> None:

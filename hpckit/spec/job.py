@@ -65,7 +65,7 @@ class JobSpec:
 
     name: Name = setting(help="The run's name.")
     program: Annotated[Program, Either(Text(), Section(Program), "command")] = setting(
-        help="What runs: a command line, or {trainer: file.py:Name}."
+        help="What runs: a command line, {python: train.py}, or {trainer: file.py:Name}."
     )
     params: dict[str, Any] = setting(
         default_factory=dict, help="Parameters that reach the program; sweeps vary them."

@@ -19,6 +19,7 @@ def missing(
     """What a spec names beside itself and is not there: where it is named, and what."""
     named = {
         "program.trainer": (program.trainer or "").partition(":")[0],
+        "program.python": program.script,
         "environment.venv": environment.venv,
     }
     container = environment.container

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -76,6 +77,8 @@ Count = Annotated[int, Whole(min=0)]
 Positive = Annotated[int, Whole(min=1)]
 Above0 = Annotated[float, Number(above=0)]
 Commands = tuple[str, ...]
+# What stands for something else in a shell's word, or in one that hpckit fills in.
+SHELLS_OWN = re.compile(r"[$`{*?\[]")
 
 
 class Gpus(Kind):
@@ -106,9 +109,19 @@ class VariableNames(Text):
         return super().complaint(text)
 
 
+def first_word(line: str) -> str | None:
+    """A shell line's first word without its quotes; None where there is none, or no end to it."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split, words.commenters = True, ""
+    try:
+        return words.get_token()
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What runs: a command line, or a trainer class in a file."""
+    """What runs: a command line, a Python script, or a trainer class in a file."""
 
     command: str | None = setting(default=None, help="A command line for the shell.")
     trainer: (
@@ -121,9 +134,26 @@ class Program:
         ]
         | None
     ) = setting(default=None, help="A Trainer: file.py:Name.")
-    processes: Literal["per_node", "per_gpu", "one"] | None = setting(
-        default=None, help="How many processes the command starts as; asked for beyond one GPU."
+    python: str | None = setting(
+        default=None, help="A Python script and its arguments, or -m and a module."
     )
+    attach: Literal["optimizers"] | None = setting(
+        default=None, help="Watch, gate and clip the PyTorch optimizers of `python`, unedited."
+    )
+    processes: Literal["per_node", "per_gpu", "one"] | None = setting(
+        default=None, help="How many processes it starts as; asked for beyond one GPU."
+    )
+
+    @property
+    def line(self) -> str | None:
+        """What a shell reads, of `command` or `python`."""
+        return self.command if self.python is None else self.python
+
+    @property
+    def script(self) -> str | None:
+        """The file that `python` runs; None where that is a module, or the shell alone knows."""
+        word = first_word(self.python or "")
+        return None if not word or word.startswith("-") or SHELLS_OWN.search(word) else word
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from hpckit.spec.parts import (
     Program,
     Remedy,
     Resources,
+    first_word,
 )
 
 # The names that hpckit fills in; all other braces belong to the shell.
@@ -82,19 +83,36 @@ def _program(draft: Draft) -> None:
     if not isinstance(program, Program):
         return
     is_line = isinstance(yamlio.find(draft.root, "program"), yamlio.Scalar)
-    has_command = is_line or draft.given("program", "command")
-    if has_command == draft.given("program", "trainer"):
-        draft.complain("needs either command or trainer", "program")
+    kinds = ("command", "trainer", "python")
+    given = ["command"] if is_line else [each for each in kinds if draft.given("program", each)]
+    if len(given) != 1:
+        draft.complain("needs one of command, python and trainer", "program")
+    _python(draft, program)
     resources: Resources = draft.parts["resources"]
-    if program.command is None or draft.given("program", "processes"):
+    if program.line is None or draft.given("program", "processes"):
         return
     if resources.nodes * max(resources.gpus, 1) > 1:
         of = f"{resources.nodes} nodes" if resources.nodes > 1 else "1 node"
         of += f" x {resources.gpus} GPUs" if resources.gpus else ""
         draft.complain(
             f"must say how many processes it starts as on {of}: "
-            "program: {command: ..., processes: per_gpu}, or per_node, or one",
+            f"program: {{{given[0]}: ..., processes: per_gpu}}, or per_node, or one",
             "program",
+        )
+
+
+def _python(draft: Draft, program: Program) -> None:
+    if program.attach is not None and not draft.given("program", "python"):
+        draft.complain("goes with python alone: program: {python: train.py}", "program", "attach")
+    if program.python is None:
+        return
+    word = first_word(program.python)
+    if not word or (word.startswith("-") and word != "-m"):
+        found = "" if not word else f", not {word}"
+        draft.complain(
+            f"must begin with a script, such as train.py, or with -m and a module{found}",
+            "program",
+            "python",
         )
 
 
@@ -169,13 +187,14 @@ def _log(draft: Draft) -> None:
 
 def _placeholders(draft: Draft) -> None:
     program, params = draft.parts.get("program"), draft.parts["params"]
-    if not isinstance(program, Program) or program.command is None:
+    if not isinstance(program, Program) or program.line is None:
         return
     swept = _swept(draft)
     known = dict.fromkeys((*dict(_values(params)), *swept))
     varied = sweeps.Paths(swept)
-    steps = ("program",) if not draft.given("program", "command") else ("program", "command")
-    for name in dict.fromkeys(name for name, _ in placeholders(program.command)):
+    where = "command" if program.python is None else "python"
+    steps = ("program", where) if draft.given("program", where) else ("program",)
+    for name in dict.fromkeys(name for name, _ in placeholders(program.line)):
         path = name.removeprefix("params.")
         if path == name or path in known or varied.overlap(path):
             continue
@@ -184,10 +203,10 @@ def _placeholders(draft: Draft) -> None:
 
 
 def _named(draft: Draft) -> set[str]:
-    """The parameters that the program's command names."""
+    """The parameters that the program's line names."""
     program = draft.parts.get("program")
-    command = program.command if isinstance(program, Program) else None
-    return {name.removeprefix("params.") for name, _ in placeholders(command or "")}
+    line = program.line if isinstance(program, Program) else None
+    return {name.removeprefix("params.") for name, _ in placeholders(line or "")}
 
 
 def _swept(draft: Draft) -> list[str]:

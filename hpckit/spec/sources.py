@@ -197,8 +197,9 @@ def _slip(root: yamlio.Mapping, steps: list[str]) -> str:
         inner = inner.pairs.get(step) if isinstance(inner, yamlio.Mapping) else None
     if steps[0] != "params" or not isinstance(inner, yamlio.Mapping) or steps[-1] in inner.pairs:
         return ""
-    command = yamlio.find(root, "program", "command")
-    is_used = isinstance(command, yamlio.Scalar) and f"{{{'.'.join(steps)}}}" in command.text
+    lines = [yamlio.find(root, "program", name) for name in ("command", "python")]
+    texts = [each.text for each in lines if isinstance(each, yamlio.Scalar)]
+    is_used = any(f"{{{'.'.join(steps)}}}" in text for text in texts)
     return "" if is_used else nearly(steps[-1], list(inner.pairs))
 
 
@@ -273,7 +274,7 @@ class _Filler:
     def node(self, node: yamlio.Node, path: tuple[str, ...]) -> yamlio.Node:
         if path in _SHELL and not (path == ("program",) and isinstance(node, yamlio.Mapping)):
             return node
-        if path == ("program", "command"):
+        if path in (("program", "command"), ("program", "python")):
             return node
         if isinstance(node, yamlio.Scalar):
             return self._scalar(node, path) if "${" in node.text else node

@@ -111,7 +111,7 @@ def prepare(
         progress("copying the job's folder")
         found = snapshot.look(source, exclude=root_of(plan.dir))
         for path, what in plan.spec.missing(source):
-            if path == "program.trainer" or path.startswith("monitor.rules."):
+            if path.startswith(("program.", "monitor.rules.")):
                 # Better now than after a night in the queue.
                 raise UsageError(f"{path}: {what}")
             progress(f"warning: {path}: {what}; it must be there when the job starts")
