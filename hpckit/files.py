@@ -38,13 +38,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file in one step: readers see the old text or the new, never half."""
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace a file in one step: readers see the old content or the new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
-    try:
+    if isinstance(content, str):
         # A file's name may be no UTF-8: what stands for its bytes becomes those bytes again.
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.write(text)
+        content = content.encode("utf-8", errors="surrogateescape")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(content)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpckit.spec import spec_from_json
+from hpckit.worker.archive import bring
 from hpckit.worker.rank_script import INSIDE, RANK, Layout, Places, render
 
 CONDA_SH = r"""
@@ -81,6 +83,23 @@ def test_ranks_know_each_other_from_slurm_s_variables(places):
     assert (found["HPCKIT_RUN"], found["HPCKIT_ATTEMPT"]) == ("a/b", "3")
     assert found["PYTHONUNBUFFERED"] == "1"
     assert words(places) == "0 program untold"
+
+
+def test_a_python_script_is_run_by_the_environments_python(places):
+    (places.work / "t.py").write_text("import sys; print(sys.executable, sys.argv)")
+    made = scripts(places, program={"python": "t.py {params.x} | cat"}, params={"x": "it's"})
+    assert run(places, made).stdout == f"{sys.executable} ['t.py', \"it's\"]\n"
+
+
+def test_a_script_that_is_attached_is_run_by_the_archive_beside_the_run(places):
+    (places.work / "t.py").write_text("import sys; print(sys.argv, 'hpckit' in sys.modules)")
+    places = dataclasses.replace(places, archive=bring(places.run))
+    program = {"python": "t.py {params.x} && echo done", "attach": "optimizers"}
+    done = run(places, scripts(places, program=program, params={"x": "a b"}))
+    assert done.stdout == "['t.py', 'a b'] False\ndone\n"
+    assert words(places) == "0 program untold"
+    (places.work / "t.py").write_text("import sys; sys.exit(76)")
+    assert run(places, scripts(places, program=program, params={"x": 1})).returncode == 76
 
 
 def test_python_is_the_one_that_submitted_where_none_is_named(places):

@@ -20,7 +20,7 @@ def resume_of(program: Program, checkpoint: Checkpoint) -> Resume | None:
     """As the spec says; else by the argument where the command has it. None without files."""
     if not checkpoint.files:
         return None
-    has_argument = ARGUMENT in (program.command or "")
+    has_argument = ARGUMENT in (program.line or "")
     return checkpoint.resume or ("argument" if has_argument else "newest")
 
 
@@ -44,7 +44,7 @@ def _resume(draft: Draft) -> None:
         return
     if program.trainer is not None:
         draft.complain("fills in {checkpoint}, and a trainer has no command", *steps)
-    elif program.command and ARGUMENT not in program.command:
+    elif program.line and ARGUMENT not in program.line:
         draft.complain("fills in {checkpoint}, which the command does not have", *steps)
 
 

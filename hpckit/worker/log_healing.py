@@ -84,7 +84,7 @@ def adapted(plan: Plan, spec: JobSpec) -> Plan:
 
 
 def _parameter(name: str, spec: JobSpec) -> str | None:
-    line = spec.program.command or ""
+    line = spec.program.line or ""
     named = {each for each, _ in placeholders(line)}
     for called in CALLED[name]:
         path = f"params.{called}"

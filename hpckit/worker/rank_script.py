@@ -54,6 +54,8 @@ class Places:
     params: Path
     trainer_starter: Path
     sources: tuple[str, ...] = ()
+    # Of a program that is attached: what runs it, see hpckit/worker/archive.py.
+    archive: Path | None = None
 
 
 def render(
@@ -167,8 +169,11 @@ def _program(spec: JobSpec, places: Places, known: Mapping[str, Any]) -> list[st
     """The values that the program needs, and one shell line under a bash of its own."""
     if spec.program.trainer is not None:
         return [shlex.join(["python", str(places.trainer_starter), spec.program.trainer])]
-    assert spec.program.command is not None
-    line, values = fill(spec.program.command, {**values_of(spec.params), **known})
+    assert spec.program.line is not None
+    line, values = fill(spec.program.line, {**values_of(spec.params), **known})
+    if spec.program.python is not None:
+        python = ["python"] if places.archive is None else ["python", _q(places.archive)]
+        line = " ".join([*python, line])
     exports = [f"export {name}={_q(value)}" for name, value in values.items()]
     # Told to end, what runs may save, and what would come after it is not begun.
     script = f"trap 'exit 143' TERM; trap : HUP INT USR1 USR2 ABRT\n{line}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpckit.files import read_json, write_atomic, write_json
 from hpckit.run import Attempt, Run
 from hpckit.submission.snapshot import make_work_folder, renew_work_folder
+from hpckit.worker.archive import bring
 from hpckit.worker.rank_script import Layout, Places, render
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def write_scripts(
         params=logs / "params.json",
         trainer_starter=attempt.dir / "start_trainer.py",
         sources=(str(about["source"]),) if about.get("left_out") else (),
+        archive=bring(run.home) if spec.program.attach is not None else None,
     )
     write_json(places.params, dict(spec.params))
     shutil.copyfile(Path(__file__).with_name("start_trainer.py"), places.trainer_starter)
