@@ -15,6 +15,9 @@ Do = Literal["tell", "skip", "rollback", "relaunch", "resubmit", "stop"]
 RESTART_CODE = 76
 # The plans after which the run goes on from a state of before.
 RESTARTS: tuple[Do, ...] = ("rollback", "relaunch", "resubmit")
+# The exit code of a program that cannot go back by itself: its plan stands in the ledger, and
+# whoever started it is to start it again from a checkpoint. No failure has this code by custom.
+RESTART = 76
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,6 +131,12 @@ class Lookout:
             detector.went_back(step)
         self.rules.went_back()
 
+    def forget(self, optimizer: str) -> None:
+        """Another optimizer has this name from now on."""
+        self.detectors.pop(optimizer, None)
+        # They hold on to the detector.
+        self._plans.clear()
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "detectors": {name: each.state_dict() for name, each in self.detectors.items()},

@@ -69,12 +69,13 @@ def _takes_writes(slot: Slot, buffer: Tensor) -> bool:
 class Buffers:
     """All buffers of some models, and what each held after the last good pass."""
 
-    def __init__(self, models: Iterable[nn.Module]) -> None:
+    def __init__(self, models: Iterable[nn.Module], *, follows_loads: bool = True) -> None:
+        """`follows_loads` hooks into the models, and whoever pickles one whole pickles the hook."""
         self.models = list(models)
         self._slots: list[Slot] = []
         self._looks = LOOKS
         self.renew()
-        for model in self.models:
+        for model in self.models if follows_loads else ():
             # A checkpoint may be loaded after we were made.
             hook = self._loaded
             model.register_load_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
@@ -173,6 +174,17 @@ class Buffers:
             else:
                 buffer = slot.module._buffers[slot.name] = shadow.clone()
             slot.settle(buffer)
+
+    def restore_unnoticed(self) -> None:
+        """The same while a graph may be alive, whose backward would refuse what it sees change."""
+        there = [each for slot in self._slots if (each := slot.buffer()) is not None]
+        counters: Any = torch.autograd._unsafe_preserve_version_counter  # type: ignore[attr-defined]
+        with counters(tuple(each for each in there if not each.is_inference())):
+            self.restore()
+        for slot in self._slots:
+            buffer = slot.buffer()
+            if buffer is not None and buffer is slot.seen:
+                slot.settle(buffer)
 
     @torch.no_grad()
     def settle(self, bad: Tensor) -> None:

@@ -40,23 +40,34 @@ class Evaluations:
         return value
 
 
+class Backup:
+    """An optimizer's weights and state as they are now."""
+
+    def __init__(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+        self._optimizer = optimizer
+        self._parameters = parameters
+        self._weights = [each.detach().clone() for each in parameters]
+        self._state = {key: copy.deepcopy(each) for key, each in optimizer.state.items()}
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for parameter, weight in zip(self._parameters, self._weights, strict=True):
+                parameter.copy_(weight)
+        self._optimizer.state.clear()
+        self._optimizer.state.update(self._state)
+
+
 def step_or_put_back(
     optimizer: Optimizer, parameters: Sequence[Tensor], evaluations: Evaluations
 ) -> bool:
     """Step; should an evaluation or a weight be non-finite, put all back. Whether it held."""
-    weights = [each.detach().clone() for each in parameters]
-    keys = list(optimizer.state)
-    state = [copy.deepcopy(optimizer.state[key]) for key in keys]
+    backup = Backup(optimizer, parameters)
     optimizer.step(evaluations)
-    if math.isfinite(evaluations.worst) and _all_finite(parameters):
+    if math.isfinite(evaluations.worst) and all_finite(parameters):
         return True
-    with torch.no_grad():
-        for parameter, weight in zip(parameters, weights, strict=True):
-            parameter.copy_(weight)
-    optimizer.state.clear()
-    optimizer.state.update(zip(keys, state, strict=True))
+    backup.put_back()
     return False
 
 
-def _all_finite(parameters: Sequence[Tensor]) -> bool:
+def all_finite(parameters: Sequence[Tensor]) -> bool:
     return all(bool(torch.isfinite(each).all()) for each in parameters)

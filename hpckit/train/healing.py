@@ -92,16 +92,22 @@ class Healer:
         return [f"{path} is {get_path(self.params, path.partition('.')[2])}" for path in paths]
 
     def change_steps(
-        self, past: Past, stepper: Stepper, rates: Mapping[str, float] | None = None
+        self,
+        past: Past,
+        stepper: Stepper,
+        rates: Mapping[str, float] | None = None,
+        *,
+        only: str | None = None,
     ) -> list[str]:
         """Carry out a plan's changes of clips and learning rates; what was changed.
 
         Once more at a restart, by what was usual then: an older checkpoint's detectors know less.
-        `rates` are those of the state that is gone back to, if it is not loaded yet.
+        `rates` are those of the state that is gone back to, if it is not loaded yet. `only`: of
+        this optimizer alone.
         """
         said, plan = [], past.plan
         for name, watched in stepper.watched.items():
-            if plan.of is not None and name not in plan.of:
+            if (plan.of is not None and name not in plan.of) or only not in (None, name):
                 continue
             of = f" of {name}" if len(stepper.watched) > 1 else ""
             if "clip" in plan.changes:

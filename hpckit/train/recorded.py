@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hpckit.heal import Plan
@@ -62,6 +63,8 @@ class Begun(NamedTuple):
     incident: Incident
     plan: Plan
     left_out: list[LeftOut]
+    # What was usual, where the process that comes after knows nothing of it.
+    usual: Mapping[str, float]
     checkpoint: str | None = None
 
 
@@ -70,4 +73,5 @@ def unfinished(events: list[Event]) -> Begun | None:
     found = pending(events)
     if found is None:
         return None
-    return Begun(found.incident, found.plan, _skipped(found.event), found.checkpoint)
+    usual = found.event.data.get("usual", {})
+    return Begun(found.incident, found.plan, _skipped(found.event), usual, found.checkpoint)

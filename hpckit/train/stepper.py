@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,7 +83,7 @@ class Stepper:
         """`detail_every`: how often each parameter's norm is written; an incident always has it."""
         models = _models(model)
         self.buffers = Buffers(models)
-        self.watched = watch(
+        self.watched: MutableMapping[str, Watched] = watch(
             optimizers if isinstance(optimizers, Mapping) else {names.MAIN: optimizers},
             models,
             clip,
@@ -219,7 +219,7 @@ class Stepper:
         """Close this step; what is wrong, by the readings that are due."""
         self._scalers.update()
         gates, self._gates = self._gates, []
-        self.buffers.close_pass(gates)
+        self._close_buffers(gates)
         now = time.perf_counter()
         self._values["time/step"] = now - self._began
         self._began = now
@@ -227,6 +227,9 @@ class Stepper:
         self.step_number += 1
         self._new_pass()
         return self._use(self.lag.push(pending))
+
+    def _close_buffers(self, gates: Sequence[float | Tensor]) -> None:
+        self.buffers.close_pass(gates)
 
     def _send(self, step: int) -> Pending:
         """A step's numbers, on their way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -123,14 +124,16 @@ class Surroundings:
         """Rank 0 writes readings: into its launch's folder, and one curve over all attempts."""
         if ranks.rank != 0:
             return []
-        from hpckit.monitor.readings.tensorboard import TensorBoardSink
         from hpckit.monitor.readings.writer import ReadingsWriter
 
         launch = f"launch-{self.launch}"
-        return [
-            ReadingsWriter(self.attempt_dir / "readings" / launch),
-            TensorBoardSink(self.run_dir / "tensorboard"),
-        ]
+        sinks: list[Sink] = [ReadingsWriter(self.attempt_dir / "readings" / launch)]
+        # The environment of a program that was not written for hpckit may lack it.
+        if importlib.util.find_spec("tensorboard") is not None:
+            from hpckit.monitor.readings.tensorboard import TensorBoardSink
+
+            sinks.append(TensorBoardSink(self.run_dir / "tensorboard"))
+        return sinks
 
     def teller(self, ranks: Ranks) -> Teller:
         from hpckit.train.progress import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +59,36 @@ class Measured(NamedTuple):
         if device.type == "cpu":
             return self._replace(norm=float(largest), factor=float(smallest), gated=float(shut))
         return self._replace(norm=largest, factor=smallest, gated=shut)
+
+
+class Done(NamedTuple):
+    """What was done to gradients by others, before they are looked at."""
+
+    # Their loss was scaled by it, and the optimizer's own kernel is to divide them by it.
+    scale: Tensor | None = None
+    # The program has clipped them by this factor.
+    clipped: float | Tensor = 1.0
+
+    def unscaled(self, norms: Norms) -> Norms:
+        """As they are applied."""
+        if self.scale is None:
+            return norms
+        return Norms(norms.each / self.scale, norms.total / self.scale)
+
+    def whole(self, norm: Tensor) -> Tensor:
+        """As it was before it was clipped."""
+        return (
+            norm if isinstance(self.clipped, float) and self.clipped == 1.0 else norm / self.clipped
+        )
+
+
+NOTHING_DONE = Done()
+
+
+def let_go(parameters: Sequence[Tensor]) -> None:
+    """Leave no gradient to step by."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 class Watched:
@@ -160,8 +190,17 @@ class Watched:
     # The device decides: nobody waits.
 
     def _on_device(self, gradients: Gradients, limit: float) -> Measured:
-        norms = measure(gradients.values, plain=gradients.plain, wide=True)
-        total = norms.total
+        told, found = self.judged_on_device(gradients, limit=limit)
+        sample = self.updates.before(self.parameters.of(gradients))
+        self._step_told(told)
+        return found._replace(sample=sample and sample.taken())
+
+    def judged_on_device(
+        self, gradients: Gradients, *, limit: float, done: Done = NOTHING_DONE
+    ) -> tuple[dict[str, Tensor], Measured]:
+        """What the fused kernel is to be told, and what was found."""
+        norms = done.unscaled(measure(gradients.values, plain=gradients.plain, wide=True))
+        total = done.whole(norms.total)
         # One comparison: NaN is not at most anything.
         bad = (~(total <= limit)).to(torch.float32)
         told = {"found_inf": bad}
@@ -171,13 +210,12 @@ class Watched:
         if explicit is not None:
             factor = explicit.factor
         elif most is not None:
-            factor = (most / (total + EPSILON)).clamp(max=1.0)
+            factor = (most / (norms.total + EPSILON)).clamp(max=1.0)
             told["grad_scale"] = factor.reciprocal().to(torch.float32)
-        sample = self.updates.before(self.parameters.of(gradients))
-        self._step_told(told)
-        taken = sample and sample.taken()
         groups = explicit.groups if explicit is not None else None
-        return Measured(total, factor, bad, norms.each, gradients, taken, groups)
+        each = done.whole(norms.each)
+        found = Measured(total, factor * done.clipped, bad, each, gradients, None, groups)
+        return told, found
 
     def _step_told(self, told: dict[str, Tensor]) -> None:
         """Step with attributes that a fused kernel reads, for the length of that step."""
@@ -191,23 +229,31 @@ class Watched:
 
     # Somebody else steps: a framework's own loop.
 
-    def look(self, *, limit: float) -> Measured:
+    def look(
+        self,
+        gradients: Gradients | None = None,
+        *,
+        limit: float,
+        done: Done = NOTHING_DONE,
+        hold_back: Callable[[Sequence[Tensor]], None] = let_go,
+    ) -> Measured:
         """Measure and clip before somebody else steps; what is bad has no gradient left to step by.
 
         Torch's optimizers pass over what has none: weights, decay and moments stay as they are.
         """
-        gradients = self.parameters.gradients()
-        norms = measure(gradients.values, plain=gradients.plain)
-        total = float(norms.total)
+        gradients = gradients or self.parameters.gradients()
+        norms = done.unscaled(measure(gradients.values, plain=gradients.plain))
+        total = float(done.whole(norms.total))
         if not math.isfinite(total):
-            norms = measure(gradients.values, wide=True)
-            total = float(norms.total)
+            norms = done.unscaled(measure(gradients.values, wide=True))
+            total = float(done.whole(norms.total))
+        each = done.whole(norms.each)
         if not total <= min(limit, MOST):
-            for parameter in self.parameters.of(gradients):
-                parameter.grad = None
-            return Measured(total, 1.0, 1.0, norms.each, gradients)
-        factor, groups = self._clip(gradients, norms, total, in_kernel=False)
-        return Measured(total, factor, 0.0, norms.each, gradients, None, groups)
+            hold_back(self.parameters.of(gradients))
+            return Measured(total, 1.0, 1.0, each, gradients)
+        applied = total if done is NOTHING_DONE else float(norms.total)
+        factor, groups = self._clip(gradients, norms, applied, in_kernel=False)
+        return Measured(total, factor * done.clipped, 0.0, each, gradients, None, groups)
 
     # An optimizer that evaluates the loss itself.
 

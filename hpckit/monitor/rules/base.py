@@ -24,10 +24,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hpckit.monitor.incident import Answer, Incident
 from hpckit.monitor.reading import Reading
+
+if TYPE_CHECKING:
+    # Programs that are attached may have Python 3.10, whose typing lacks it.
+    from typing import Self
 
 # After an alarm so many healthy looks make the next one news again.
 CALM = 100
