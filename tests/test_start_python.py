@@ -23,6 +23,10 @@ print(json.dumps([sorted(vars(main)), sys.argv, sys.path, __file__, str(__spec__
 class Own:
     pass
 
+# What a file says of its own future is its own.
+def annotated(of: print("evaluated")):
+    pass
+
 def deep(depth):
     if depth:
         deep(depth - 1)
@@ -159,6 +163,18 @@ def test_a_torch_that_cannot_be_imported_fails_as_it_does_alone(folder: Path) ->
         "try:\n    import torch\nexcept ImportError as error:\n    print(error)\n"
     )
     assert run(folder, "train.py").stdout == "libcudart is not there\n"
+
+
+def test_the_last_word_is_ours_and_the_programs_end_is_not_left_out(folder: Path) -> None:
+    (folder / "train.py").write_text(
+        "import atexit, os, sys, types\n"
+        "ours = types.ModuleType('hpckit.integrations.attached')\n"
+        "ours.leave = lambda: os._exit(76)\n"
+        "sys.modules[ours.__name__] = ours\n"
+        "atexit.register(print, 'its own end', flush=True)\n"
+    )
+    done = run(folder, "train.py")
+    assert (done.returncode, done.stdout) == (76, "its own end\n")
 
 
 def test_a_python_that_is_too_old_runs_the_program_by_itself(

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpckit.checkpoint.store import Store
 from hpckit.ledger import Event
 from hpckit.monitor.readings.reader import read_readings
 from hpckit.run import open_run
+from tests.integrations.watching import Told, Watching, watchings
 from tests.train.bare import bare_run, environment
 
 
@@ -61,3 +63,18 @@ def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> I
     yield Life(tmp_path, monkeypatch)
     logging.disable(logging.NOTSET)
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> Iterator[Watching]:
+    torch.manual_seed(0)
+    logging.disable(logging.WARNING)
+    yield from watchings(tmp_path, monkeypatch)
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    return Told(capsys)
