@@ -214,6 +214,7 @@ def test_what_is_left_empty_is_not_given(load: Load) -> None:
             "job.yaml:2:19: program.python: must begin with a script, such as train.py, or with -m "
             "and a module, not -u",
         ),
+        ("name: a\nprogram: {python: -m}\n", "job.yaml:2:19: program.python: must begin with"),
         ("name: a\nprogram: {python: ' '}\n", "job.yaml:2:19: program.python: must begin with"),
         ("name: a\nprogram: {python: 't.py {params.x}'}\n", "job.yaml:2:19: program.python: {par"),
         (

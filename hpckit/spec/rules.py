@@ -107,7 +107,8 @@ def _python(draft: Draft, program: Program) -> None:
     if program.python is None:
         return
     word = first_word(program.python)
-    if not word or (word.startswith("-") and word != "-m"):
+    is_module = word == "-m" and len(program.python.split()) > 1
+    if not word or (word.startswith("-") and not is_module):
         found = "" if not word else f", not {word}"
         draft.complain(
             f"must begin with a script, such as train.py, or with -m and a module{found}",

@@ -114,6 +114,36 @@ def test_a_script_is_watched_in_an_environment_that_has_torch_alone(
     }
 
 
+EXPLODES = """
+import torch
+
+torch.manual_seed(0)
+net = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(net.parameters(), lr=1e-2)
+try:
+    for step in range(200):
+        loss = net(torch.randn(8, 4)).square().mean() * 10.0 ** max(0, step - 99)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+finally:
+    print("saving", step)
+"""
+
+
+def test_a_program_that_is_stopped_ends_the_run_in_its_own_way(
+    cli: Callable[..., Any], job: Callable[..., Path]
+) -> None:
+    spec = job("{python: train.py, attach: optimizers}", "heal: {explosion: {do: stop}}")
+    (spec.parent / "train.py").write_text(EXPLODES)
+    done = cli("run", spec, cwd=spec.parent, code=3)
+    assert "-- stopped: " in done.stderr
+    told = json.loads(cli("show", "--json", cwd=spec.parent).stdout)
+    (incident,) = [each for each in told["incidents"] if each["plan"] is not None]
+    assert (told["state"], incident["kind"], incident["plan"]) == ("stopped", "explosion", "stop")
+    assert f"saving {incident['step']}" in cli("logs", cwd=spec.parent).stdout
+
+
 DISTRIBUTED = """
 import torch
 from torch import distributed, nn

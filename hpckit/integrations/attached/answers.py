@@ -48,8 +48,8 @@ class Answers:
         """Clip and step an optimizer as former plans have it."""
         for past in self.healer.in_force:
             said = self.healer.change_steps(past, self.onlooker, only=seat.name)
-            # What came before it has been told.
-            self._changed = said if past is self.healer.in_force[-1] else self._changed
+            # What came before the last one has been told.
+            self._changed += said if past is self.healer.in_force[-1] else []
 
     def of(self, incidents: Sequence[Incident]) -> None:
         """Answer to what is wrong; may end the program."""

@@ -16,7 +16,7 @@ from hpckit.integrations.attached.found import parameters_of
 from hpckit.integrations.attached.heard import Heard
 from hpckit.integrations.attached.meeting import Meeting
 from hpckit.integrations.attached.onlooker import Onlooker, Seat
-from hpckit.integrations.attached.turn import Turn
+from hpckit.integrations.attached.turn import Turn, looked_at
 from hpckit.monitor.gradients import measure
 from hpckit.monitor.readings.background import tell
 from hpckit.train.surroundings import Surroundings
@@ -72,10 +72,10 @@ class Attached:
             turn.look(self.heard.take_clip(seat.watched.parameters.all))
 
         if len(args) > 1 and callable(args[1]):
-            closure = turn.around(args[1], lambda: guarded(look))
+            closure = looked_at(args[1], lambda: guarded(look))
             return (args[0], closure, *args[2:]), kwargs
         if callable(kwargs.get("closure")):
-            closure = turn.around(kwargs["closure"], lambda: guarded(look))
+            closure = looked_at(kwargs["closure"], lambda: guarded(look))
             return args, {**kwargs, "closure": closure}
         look()
         return None

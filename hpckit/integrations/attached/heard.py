@@ -57,7 +57,7 @@ class Heard:
         # Of shards the whole is known to nobody without asking.
         if type(total) is not Tensor:
             return
-        factor = (most / (total.detach() + EPSILON)).clamp(max=1.0)
+        factor = (float(most) / (total.detach() + EPSILON)).clamp(max=1.0)
         known = factor if factor.is_cuda else float(factor)
         if isinstance(known, Tensor) or known != 1.0:
             self._clips.append(Clipped(frozenset(map(id, parameters)), known))

@@ -121,12 +121,12 @@ class Hooks:
         @functools.wraps(clip)
         def clipped(parameters: Any, max_norm: Any, *args: Any, **kwargs: Any) -> Any:
             mine = [parameters] if isinstance(parameters, torch.Tensor) else parameters
-            if not isinstance(mine, (list, tuple)):
+            if iter(mine) is mine:
                 # It can be gone through once.
                 mine = list(mine)
                 parameters = (each for each in mine)
             total = clip(parameters, max_norm, *args, **kwargs)
-            guard(attached.heard.clipped, mine, float(max_norm), total)
+            guard(attached.heard.clipped, mine, max_norm, total)
             return total
 
         torch.nn.utils.clip_grad_norm_ = clipped

@@ -97,7 +97,8 @@ class Turn:
         if self._backup is not None:
             return
         if not _passes_over_none(self.optimizer) and self.measured is None:
-            # Somebody else's may need a gradient of each: so it steps, and all is put back.
+            # Somebody else's may need a gradient of each: so it steps, and all is put back. Not
+            # after a second look at the loss: by then the weights may have been moved for that.
             self._backup = Backup(self.optimizer, self.watched.parameters.all)
             return
         _hide(parameters, self._after)
@@ -131,15 +132,16 @@ class Turn:
         self._inside.close()
         self._after.close()
 
-    def around(self, closure: Callable[..., Any], look: Callable[[], None]) -> Callable[..., Any]:
-        """A closure whose every evaluation is looked at."""
 
-        def evaluated(*args: Any, **kwargs: Any) -> Any:
-            value = closure(*args, **kwargs)
-            look()
-            return value
+def looked_at(closure: Callable[..., Any], look: Callable[[], None]) -> Callable[..., Any]:
+    """A closure whose every evaluation is looked at."""
 
-        return evaluated
+    def evaluated(*args: Any, **kwargs: Any) -> Any:
+        value = closure(*args, **kwargs)
+        look()
+        return value
+
+    return evaluated
 
 
 def _hide(parameters: Sequence[Tensor], until: ExitStack) -> None:
