@@ -223,8 +223,8 @@ def test_what_is_left_empty_is_not_given(load: Load) -> None:
             "{python: ..., processes: per_gpu}",
         ),
         (
-            "name: a\nprogram: {python: t.py}\ncheckpoint: {resume: argument}\n",
-            "job.yaml:3:22: checkpoint.resume: fills in {checkpoint}, which the",
+            "name: a\nprogram: {python: t.py}\ncheckpoint: {files: ['a_{step}'], resume: argument}\n",
+            "job.yaml:3:43: checkpoint.resume: fills in {checkpoint}, which the",
         ),
     ],
 )
@@ -510,7 +510,7 @@ def test_a_script_of_python_has_what_a_command_has(load: Load) -> None:
     program = f"{{python: '{line}', attach: optimizers, processes: per_gpu}}"
     spec = load(
         f"name: a\nprogram: {program}\nparams: {{lr: 1}}\nresources: {{gpus_per_node: 2}}\n"
-        "checkpoint: {resume: argument, files: [cp]}\n"
+        "checkpoint: {resume: argument, files: ['cp_{step}']}\n"
     )
     assert (spec.program.line, spec.program.script) == (line, "t.py")
     assert spec_from_json(json.dumps(spec.to_json())) == spec

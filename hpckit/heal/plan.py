@@ -11,13 +11,11 @@ from hpckit.heal.changes import asked
 from hpckit.spec.parts import Change
 
 Do = Literal["tell", "skip", "rollback", "relaunch", "resubmit", "stop"]
-# A training whose plan is `relaunch` or `resubmit` ends with this: who started it reads the plan.
-RESTART_CODE = 76
 # The plans after which the run goes on from a state of before.
 RESTARTS: tuple[Do, ...] = ("rollback", "relaunch", "resubmit")
 # The exit code of a program that cannot go back by itself: its plan stands in the ledger, and
 # whoever started it is to start it again from a checkpoint. No failure has this code by custom.
-RESTART = 76
+RESTART_CODE = 76
 
 
 @dataclass(frozen=True, kw_only=True)

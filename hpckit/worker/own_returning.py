@@ -78,12 +78,22 @@ class OwnReturning:
             return sets.newest()
         # Epochs in the names of files and steps in a log cannot be compared; times can.
         before = plan.before if sets.counter == "step" else None
-        since = asked.data.get("saved_before")
+        since = asked.data.get("saved_before") or self._read_at(plan.before, asked)
         found = sets.newest(before, since)
         for _ in range(plan.back):
             older = sets.newest(found.step - 1, since) if found is not None else None
             found = older or found
         return found
+
+    def _read_at(self, step: int | None, asked: Event) -> float | None:
+        """When the step that first showed the trouble was read, by its launch's readings."""
+        from hpckit.monitor.readings.reader import read_readings
+
+        attempt, launch = asked.data.get("attempt", 0), asked.data.get("launch", 0)
+        folder = self.run.dir / f"attempts/{attempt:03d}/readings/launch-{launch}"
+        if step is None or not folder.is_dir():
+            return None
+        return next((each.time for each in read_readings(folder) if each.step >= step), None)
 
     def saved(self) -> int | None:
         """The step of the newest whole set."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpckit.heal.plan import RESTART
+from hpckit.heal.plan import RESTART_CODE
 from hpckit.integrations.attached.ending import Ending
 from tests.integrations.watching import FILES, Watching
 
@@ -62,7 +62,7 @@ def test_where_it_does_the_program_ends_to_be_started_again(
     program = Program()
     with pytest.raises(SystemExit) as ended:
         program.go(120, explodes_at=100)
-    assert ended.value.code == RESTART == 76
+    assert ended.value.code == RESTART_CODE == 76
     found = incident(watching)
     assert (found["plan"]["do"], found["plan"]["changes"]["clip"]) == ("rollback", {"times": 0.5})
     assert found["incident"]["step"] == program.step - 1

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint.lineage import believed
 from hpckit.heal import Plan
-from hpckit.heal.plan import RESTART
+from hpckit.heal.plan import RESTART_CODE
 from hpckit.integrations.attached.ending import Ending
 from hpckit.integrations.attached.onlooker import Onlooker, Seat
 from hpckit.monitor.incident import Incident
 from hpckit.spec.parts import NUMERIC
 from hpckit.train import recorded
 from hpckit.train.healing import STOPPED, usual_norms
+from hpckit.train.pulse import Pulse
+from hpckit.worker.stall import LOG
 
 if TYPE_CHECKING:
     from hpckit.train.ranks import Ranks
@@ -43,6 +47,9 @@ class Answers:
             begun = self._unfinished
             self.healer.done(begun.incident, begun.plan, onlooker.step_number, begun.usual)
         self._write("resumed", rollbacks=0, step=onlooker.step_number, checkpoint=None)
+        if path := os.environ.get("HPCKIT_PULSE"):
+            # What is between two steps, a validation maybe, nobody knows.
+            Pulse(Path(path), lambda: (onlooker.step_number, LOG)).start(os.environ)
 
     def change(self, seat: Seat) -> None:
         """Clip and step an optimizer as former plans have it."""
@@ -57,7 +64,7 @@ class Answers:
         for incident in incidents:
             # Rules judge by this rank's own numbers, and the others do not hear of it.
             if not incident.acts or (self.ranks.size > 1 and incident.kind not in NUMERIC):
-                self.teller.incident(incident, self.around.attempt)
+                self.teller.incident(incident, self.around.segment)
             else:
                 self._act(incident)
         self.teller.write_waiting()
@@ -68,7 +75,7 @@ class Answers:
             plan = Plan(do="tell", reason="checkpoint.files does not say how the program resumes")
         self.teller.incident(
             incident,
-            self.around.attempt,
+            self.around.segment,
             plan=plan.to_json(),
             usual=usual_norms(self.onlooker),
         )
@@ -79,7 +86,7 @@ class Answers:
             self._end(STOPPED, plan)
         if plan.restarts:
             self.teller.say(f"{plan}: ending, to be started again")
-            self._end(RESTART, plan)
+            self._end(RESTART_CODE, plan)
 
     def _end(self, code: int, plan: Plan) -> None:
         self.teller.write_waiting(at_once=True)
@@ -104,7 +111,7 @@ class Answers:
             if onlooker.has_stepped:
                 onlooker.close(late=True)
             for incident in onlooker.finish():
-                self.teller.incident(incident, self.around.attempt)
+                self.teller.incident(incident, self.around.segment)
         self.teller.write_waiting(at_once=True)
         for sink in list(onlooker.sinks):
             sink.close()
