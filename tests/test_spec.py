@@ -223,7 +223,8 @@ def test_what_is_left_empty_is_not_given(load: Load) -> None:
             "{python: ..., processes: per_gpu}",
         ),
         (
-            "name: a\nprogram: {python: t.py}\ncheckpoint: {files: ['a_{step}'], resume: argument}\n",
+            "name: a\nprogram: {python: t.py}\n"
+            "checkpoint: {files: ['a_{step}'], resume: argument}\n",
             "job.yaml:3:43: checkpoint.resume: fills in {checkpoint}, which the",
         ),
     ],
