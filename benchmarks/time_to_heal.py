@@ -23,7 +23,7 @@ from pathlib import Path
 from hpckit.devcluster import DevCluster
 from hpckit.files import write_json
 from hpckit.ledger import Ledger
-from hpckit.train.fault import FILE
+from hpckit.rehearsed import FAULT
 
 STEP_S = 0.02
 AT = 100
@@ -145,7 +145,7 @@ def hpckit(place: Path, kind: str, line: str) -> tuple[float, float]:
     began = time.time()
     done = _call(place, "submit", "--json")
     folder = Path(json.loads(done)["runs"][0]["dir"])
-    write_json(folder / FILE, {"kind": kind, "step": AT})
+    write_json(folder / FAULT, {"kind": kind, "step": AT})
     times = folder / "work" / "times"
     struck = "rollback" if kind == "explosion" else "restart"
     ledger = Ledger(folder / "ledger")

@@ -20,10 +20,10 @@ from hpckit.clock import seconds_of
 from hpckit.devcluster import DevCluster
 from hpckit.files import read_json, write_json
 from hpckit.ledger import Event, final
+from hpckit.rehearsed import FAULT
 from hpckit.run import Run, open_run
 from hpckit.scheduler.base import JobStatus, Phase
 from hpckit.scheduler.slurm import Slurm
-from hpckit.train.fault import FILE
 
 TRAINED = Path(__file__).with_name("trained.py")
 STEPS = 240
@@ -113,7 +113,7 @@ class Struck:
         assert run is not None
         self.run = run
         if fault is not None:
-            write_json(self.run.dir / FILE, {"step": 50, **fault})
+            write_json(self.run.dir / FAULT, {"step": 50, **fault})
 
     def call(self, *args: str, code: int | None = 0) -> str:
         done = subprocess.run(
