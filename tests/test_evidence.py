@@ -11,22 +11,22 @@ import pytest
 from hpckit.worker.evidence import in_log, in_srun
 
 CUDA_MEMORY = """Traceback (most recent call last):
-  File "/work/train.py", line 31, in <module>
+  File "/home/ana/train.py", line 31, in <module>
     loss = step(batch)
-  File "/work/train.py", line 12, in step
+  File "/home/ana/train.py", line 12, in step
     y = model(x)
   File "/venv/lib/python3.11/site-packages/torch/nn/modules/linear.py", line 134, in forward
     return F.linear(input, self.weight, self.bias)
 torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.
 """
 ASSERTED = """Traceback (most recent call last):
-  File "/work/train.py", line 12, in step
+  File "/home/ana/train.py", line 12, in step
     loss.backward()
 RuntimeError: CUDA error: device-side assert triggered
 CUDA kernel errors might be asynchronously reported at some other API call.
 """
 NO_DEVICE = """Traceback (most recent call last):
-  File "/work/train.py", line 2, in <module>
+  File "/home/ana/train.py", line 2, in <module>
     torch.zeros(1, device="cuda")
 RuntimeError: No CUDA GPUs are available
 """
