@@ -90,3 +90,11 @@ def test_a_link_does_not_wait_for_a_later_chain_that_was_refused(run, monkeypatc
     monkeypatch.setattr("hpckit.worker.next_links.time.sleep", lambda _: pytest.fail("it waits"))
     assert link.next.is_newest()
     assert run.submission().data["chains"] == [1]
+
+
+def test_nodes_that_a_person_excluded_stay_excluded(run):
+    spec = {"name": "a", "program": "x", "limits": {"attempts": 12}, "slurm": {"exclude": "n[7-9]"}}
+    write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
+    slurm = Refusing()
+    continue_run(run, slurm, number=2, after=None)
+    assert "#SBATCH --exclude=n[7-9]\n" in slurm.submitted[0].read_text()

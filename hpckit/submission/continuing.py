@@ -42,7 +42,7 @@ def continue_run(
     dies in between has submitted nothing, and a link or a guard sees that.
     """
     spec, excluded = spec_in_force(run, had or {})
-    excluded = sparing(scheduler, spec, excluded)
+    excluded = beside_own(spec, sparing(scheduler, spec, excluded))
     left = spec.limits.attempts - len(run.attempts())
     if left <= 0:
         raise UsageError(
@@ -89,6 +89,12 @@ def spec_in_force(run: Run, had: Mapping[str, Any]) -> tuple[JobSpec, tuple[str,
     plans = plans_in_force(believed(run.ledger().events()))
     resources, excluded = resources_in_force(spec.resources, plans, had)
     return dataclasses.replace(spec, resources=resources, sweep=None), excluded
+
+
+def beside_own(spec: JobSpec, excluded: tuple[str, ...]) -> tuple[str, ...]:
+    """With the nodes that a person has excluded: they stay so."""
+    own = spec.slurm.get("exclude")
+    return (str(own), *excluded) if own else excluded
 
 
 def sparing(scheduler: Scheduler, spec: JobSpec, excluded: tuple[str, ...]) -> tuple[str, ...]:

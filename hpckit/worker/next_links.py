@@ -109,7 +109,7 @@ class NextLinks:
 
     def _asked(self, plan: Plan) -> Changed:
         """All that differs from the spec by now: an update of before may have been refused."""
-        from hpckit.submission.continuing import sparing, spec_in_force
+        from hpckit.submission.continuing import beside_own, sparing, spec_in_force
 
         before = self.run.spec().resources
         spec, excluded = spec_in_force(self.run, had())
@@ -118,7 +118,7 @@ class NextLinks:
             for name, value in vars(spec.resources).items()
             if value != getattr(before, name)
         }
-        exclude = sparing(self.scheduler, spec, excluded)
+        exclude = beside_own(spec, sparing(self.scheduler, spec, excluded))
         return Changed(resources=changed, exclude=exclude, wait_s=plan.wait_s)
 
     def or_stop(self, outcome: Outcome, attempts_left: int) -> Outcome:
