@@ -97,4 +97,4 @@ def test_nodes_that_a_person_excluded_stay_excluded(run):
     write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
     slurm = Refusing()
     continue_run(run, slurm, number=2, after=None)
-    assert "#SBATCH --exclude=n[7-9]\n" in slurm.submitted[0].read_text()
+    assert "--exclude='n[7-9]'" in slurm.submitted[0].read_text()
