@@ -364,3 +364,13 @@ def test_an_attempt_that_a_person_cancelled_and_started_again_is_gone_on_with(ru
     cancelled = Answering([job(Phase.ENDED, Cause.CANCELLED)])
     run.ledger("person").write("restart", by_hand=True, attempt=1, after=1)
     assert went_on(make_link(run, cancelled), monkeypatch)
+
+
+def test_nothing_is_asked_for_where_no_node_can_be_spared(run, monkeypatch):
+    before(run)
+    lost = dataclasses.replace(job(Phase.ENDED, Cause.NODE_FAIL), node="n1")
+    slurm = Answering([lost])
+    slurm.nodes = lambda partition: ["n1"]
+    assert went_on(make_link(run, slurm), monkeypatch)
+    assert not hasattr(slurm, "changed")
+    assert run.submission().data["chains"] == [1]

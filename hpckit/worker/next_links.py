@@ -95,9 +95,13 @@ class NextLinks:
         """Have those that wait ask for what the plan changes."""
         if not (plan.exclude or plan.wait_s or _resources(plan)) or self.continued:
             return
+        changed = self._asked(plan)
+        if not (changed.resources or changed.exclude or changed.wait_s):
+            # A node that must not be left out: there would be too few.
+            return
         if self._has_rest:
             try:
-                self.scheduler.update(self._array_id, self._rest, self._asked(plan))
+                self.scheduler.update(self._array_id, self._rest, changed)
                 return
             except HpckitError as error:
                 print(f"hpckit: {error.message}: a new chain is submitted", flush=True)

@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 30.0
 POLL_S = 0.1
-# How often files are looked at for what may be asked, and for signs of progress.
+# How often files are looked at for what may be asked, and for signs of progress: of many ranks
+# these are many.
 LOOK_S = 1.0
+SIGNS_S = 5.0
 GRACE_S = 60.0
 # So long the ranks may write down where they hang.
 STACKS_S = 10.0
@@ -85,6 +87,7 @@ class Watch:
             run=self.run, spec=self.spec, attempt=self.attempt, started=self.started
         )
         self._log: LogWatch | None = None
+        self._signs_at = 0.0
 
     @property
     def logs(self) -> Path:
@@ -221,6 +224,9 @@ class Watch:
         job = str(self.attempt.about().get("job_id"))
         if (asked := waiting(self.run.dir, END, job)) is not None:
             return asked
+        if now < self._signs_at:
+            return None
+        self._signs_at = now + min(SIGNS_S, (self.stalls.after_s or 4 * SIGNS_S) / 4)
         stall = self.stalls.look(time.monotonic(), self._signs())
         return f"{HANGS}: {stall}" if stall is not None else None
 

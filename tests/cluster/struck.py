@@ -33,6 +33,26 @@ NODES = ("n1", "n2")
 FENCE_S = 4.0
 
 
+CLOSED = "closed"
+SBATCH = """\
+#!/bin/bash
+if [ -e {here}/closed ]; then
+  echo "sbatch: error: Batch job submission failed: Access/permission denied" >&2; exit 1
+fi
+exec {sbatch} "$@"
+"""
+
+
+def closable(folder: Path) -> str:
+    """A PATH with an sbatch that refuses every job while there is a file `closed` in a folder."""
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    sbatch = shutil.which("sbatch")
+    (tools / "sbatch").write_text(SBATCH.format(here=folder, sbatch=sbatch))
+    (tools / "sbatch").chmod(0o755)
+    return f"{tools}:{os.environ['PATH']}"
+
+
 @dataclass(frozen=True)
 class Shape:
     """How many processes a training has."""
@@ -108,17 +128,19 @@ class Struck:
             *(["sweep: {grid: {point: [0]}}"] if as_point else []),
         ]
         (self.folder / "job.yaml").write_text("\n".join([*head, *lines, ""]))
-        told = json.loads(self.call("submit", "--json", "--cluster", "slurm"))["runs"][0]
+        said = self.call("submit", "--json", "--cluster", "slurm", PATH=closable(self.folder))
+        told = json.loads(said)["runs"][0]
         run = open_run(Path(told["dir"]))
         assert run is not None
         self.run = run
         if fault is not None:
             write_json(self.run.dir / FAULT, {"step": 50, **fault})
 
-    def call(self, *args: str, code: int | None = 0) -> str:
+    def call(self, *args: str, code: int | None = 0, **environ: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "hpckit", *args],
             cwd=self.folder,
+            env={**os.environ, **environ},
             capture_output=True,
             text=True,
             timeout=180,
@@ -126,6 +148,13 @@ class Struck:
         )
         assert code is None or done.returncode == code, f"{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def close(self) -> None:
+        """From now on its jobs may not submit others."""
+        (self.folder / CLOSED).touch()
+
+    def open(self) -> None:
+        (self.folder / CLOSED).unlink()
 
     def guard(self) -> str:
         """What a guard says that looks once, and whose queue is not half a minute old."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from hpckit.ledger import final
 from hpckit.run import Run, open_run
 from hpckit.scheduler.base import Phase
 from hpckit.scheduler.slurm import Slurm
-from tests.cluster.struck import forget_queue
+from tests.cluster.struck import CLOSED, closable, forget_queue
 
 KILLER = Path(__file__).with_name("killed.py")
 # So long a guard takes a chain that was announced for one that is on its way.
@@ -25,14 +24,6 @@ ANNOUNCED_S = 65.0
 PROGRAM = """\
 echo $HPCKIT_RUN $HPCKIT_ATTEMPT >> "$HERE/executed"
 if [ $HPCKIT_ATTEMPT = 1 ]; then until [ -e "$HERE/closed" ]; do sleep 0.1; done; exit 9; fi
-"""
-# A site where a job may not submit another one.
-SBATCH = """\
-#!/bin/bash
-if [ -e {here}/closed ]; then
-  echo "sbatch: error: Batch job submission failed: Access/permission denied" >&2; exit 1
-fi
-exec {sbatch} "$@"
 """
 
 
@@ -44,10 +35,6 @@ class Waiting:
         self.root = folder / "runs"
         folder.mkdir()
         (folder / "fails.sh").write_text(PROGRAM)
-        tools = folder / "tools"
-        tools.mkdir()
-        (tools / "sbatch").write_text(SBATCH.format(here=folder, sbatch=shutil.which("sbatch")))
-        (tools / "sbatch").chmod(0o755)
         (folder / "job.yaml").write_text(
             f"name: waits\nprogram: bash fails.sh\nsweep: {{seeds: {points}}}\n"
             f"environment: {{variables: {{HERE: {folder}}}}}\n"
@@ -57,13 +44,13 @@ class Waiting:
         subprocess.run(
             [sys.executable, "-m", "hpckit", *words],
             cwd=folder,
-            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+            env={**os.environ, "PATH": closable(folder)},
             check=True,
             capture_output=True,
         )
-        (folder / "closed").touch()
+        (folder / CLOSED).touch()
         until_idle()
-        (folder / "closed").unlink()
+        (folder / CLOSED).unlink()
         (sweep,) = [
             run for each in self.root.glob("waits/*") if (run := open_run(each)) is not None
         ]

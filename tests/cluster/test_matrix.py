@@ -268,7 +268,7 @@ def all_daemons(slurm: DevCluster) -> Iterator[None]:
         time.sleep(0.5)
 
 
-def begun(folder: Path, cluster: DevCluster, cell: Cell, *, partition: str | None = None) -> Struck:
+def begun(folder: Path, cluster: DevCluster, cell: Cell) -> Struck:
     """The training of a cell, submitted."""
     fault, shape, way = cell
     training = Struck(folder, cluster, shape)
@@ -276,7 +276,7 @@ def begun(folder: Path, cluster: DevCluster, cell: Cell, *, partition: str | Non
         *([f"heal: {fault.heal[way]}"] if way in fault.heal else []),
         fault=fault.inside,
         as_point=way == GUARD,
-        partition=partition or fault.partition,
+        partition=fault.partition,
         step_s=fault.step_s,
     )
     return training
@@ -316,28 +316,22 @@ def test_trainings_that_are_struck_beside_each_other_end_as_if_nothing_had_happe
 ) -> None:
     for _, shape, _ in AT_ONCE:
         calm.submitted(shape)
-    trainings = [
-        # Nobody but a guard may submit to one of the partitions, for a while.
-        (cell, begun(tmp_path / str(number), slurm, cell, partition=partition_of(cell)))
-        for number, cell in enumerate(AT_ONCE)
-    ]
-    guarded = [training for (_, _, way), training in trainings if way == GUARD]
-    for training in guarded:
-        training.until(training.run.attempts, "a first attempt", 90)
-    with nobody_may_submit("low"):
-        for (fault, _, _), training in trainings:
-            if fault.strike is not None:
-                fault.strike(training)
-        for training in guarded:
-            training.until_idle()
+    trainings = []
+    for number, cell in enumerate(AT_ONCE):
+        training = begun(tmp_path / str(number), slurm, cell)
+        trainings.append((cell, training))
+        if cell[2] == GUARD:
+            training.close()
+    for (fault, _, way), training in trainings:
+        if fault.strike is not None:
+            fault.strike(training)
+        if way == GUARD:
+            training.until_idle(150)
+            training.open()
     for (_, _, way), training in trainings:
         training.end(guarded=way == GUARD)
     for cell, training in trainings:
         check(training, cell, calm(cell[1]))
-
-
-def partition_of(cell: Cell) -> str:
-    return "low" if cell[2] == GUARD else "main"
 
 
 def cut_off(training: Struck, fault: Fault, way: str) -> AbstractContextManager[None]:
