@@ -10,6 +10,7 @@ from typing import Any
 
 from hpckit.heal.budget import BY_HAND
 from hpckit.heal.history import tells_incident
+from hpckit.heal.plan import RESTARTS
 from hpckit.ledger import Event, last
 from hpckit.run import Attempt, launches_in
 
@@ -52,7 +53,11 @@ def stretches(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[int,
             mine.changes += [str(each) for each in event.data.get("changed", ())]
         elif event.kind == "restart" and _about(event).get("kind") != BY_HAND:
             ended[number] = int(_about(event).get("step") or 0)
+        elif event.kind == "incident" and (event.data.get("plan") or {}).get("do") in RESTARTS:
+            # Gone back from in the same process, or by one that comes after it.
+            ended[number] = int(_about(event).get("step") or 0)
         elif event.kind == "rollback":
+            ended.pop(number, None)
             mine.lost += max(0, int(event.data["from_step"]) - int(event.data["step"]))
             mine.changes += [str(each) for each in event.data.get("changed", ())]
     _what_the_next_repeats(found)

@@ -14,6 +14,7 @@ from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.spec.parts import Change
 from hpckit.spec.rules import placeholders
+from hpckit.worker.own_returning import LATE_S
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # So many readings are known by the time at which they were read.
 KNOWN = 4096
-# What is read was printed up to so long before.
-LATE_S = 1.0
 # What programs call what hpckit changes by itself.
 CALLED: Mapping[str, tuple[str, ...]] = {
     "clip": (

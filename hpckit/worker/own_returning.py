@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
 
+# What is read in a log was printed up to so long before.
+LATE_S = 1.0
+ALIKE_S = 2.0
+
+
 @dataclass(kw_only=True)
 class OwnReturning:
     """After a benign end the newest whole set; after trouble in the numbers one of before it."""
@@ -79,11 +84,20 @@ class OwnReturning:
         # Epochs in the names of files and steps in a log cannot be compared; times can.
         before = plan.before if sets.counter == "step" else None
         since = asked.data.get("saved_before") or self._read_at(plan.before, asked)
+        nearest = sets.newest(before) if before is not None else None
+        if since is not None and nearest is not None and self._counts_alike(nearest, asked):
+            # Steps tell it more exactly than a clock that looks twice a second.
+            since += LATE_S
         found = sets.newest(before, since)
         for _ in range(plan.back):
             older = sets.newest(found.step - 1, since) if found is not None else None
             found = older or found
         return found
+
+    def _counts_alike(self, found: OwnSet, asked: Event) -> bool:
+        """Whether the step in its name was read in the log when it was saved."""
+        when = self._read_at(found.step, asked)
+        return when is not None and abs(found.when - when) < ALIKE_S
 
     def _read_at(self, step: int | None, asked: Event) -> float | None:
         """When the step that first showed the trouble was read, by its launch's readings."""

@@ -118,6 +118,9 @@ class Watch:
             self.run, self.spec, self.attempt, logs, ranks=ranks, healing=self.healing
         ) as self._log:
             told = self._wait(launch)
+        if told is None and self._log is not None and self._log.wants_an_end:
+            # It came to its end before anybody could end it; what it ended with is of no use.
+            told = DIVERGES
         last, exits = self._last_word(), self._exits(logs)
         # As far as they have come, and not as far as was seen a second before.
         self.stalls.look(time.monotonic(), self._signs())
