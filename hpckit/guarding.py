@@ -18,6 +18,7 @@ from hpckit.run import Run, chain_numbers
 from hpckit.status.state import CUT_OFF_S, FOREGROUND, State, states_of
 
 if TYPE_CHECKING:
+    from hpckit.status.index import CacheOf
     from hpckit.status.queue_cache import QueueCache
 
 
@@ -31,13 +32,18 @@ class Guarded:
     said: str = ""
 
 
-def guard(runs: Sequence[Run], cache: QueueCache) -> list[Guarded]:
+def guard(runs: Sequence[Run], cache_of: CacheOf) -> list[Guarded]:
     """Look once, and start what has no next attempt; those that have ended are left out."""
-    runs = [run for run in runs if run.scheduler == cache.scheduler.kind]
-    # Before anybody is asked: who announces a chain after this look is seen by its number.
-    numbers = {run.id: max(chain_numbers(run), default=0) for run in runs}
-    looked = [(facts.run, state) for facts, state in states_of(runs, cache) if not state.is_final]
-    return [_served(run, state, numbers[run.id], cache) for run, state in looked]
+    found: list[Guarded] = []
+    for kind in sorted({run.scheduler for run in runs}):
+        mine = [run for run in runs if run.scheduler == kind]
+        # Before anybody is asked: who announces a chain after this look is seen by its number.
+        numbers = {run.id: max(chain_numbers(run), default=0) for run in mine}
+        cache = cache_of(kind)
+        for facts, state in states_of(mine, cache):
+            if not state.is_final:
+                found.append(_served(facts.run, state, numbers[facts.run.id], cache))
+    return found
 
 
 def to_guard(runs: Sequence[Run]) -> list[Run]:
@@ -46,8 +52,8 @@ def to_guard(runs: Sequence[Run]) -> list[Run]:
     return [run for run in single if run.scheduler != FOREGROUND]
 
 
-def _served(run: Run, state: State, newest: int, cache: QueueCache) -> Guarded:
-    if state.state != "healing":
+def _served(run: Run, state: State, newest: int, cache: QueueCache | None) -> Guarded:
+    if state.state != "healing" or cache is None:
         return Guarded(run=run, state=state)
     if _is_announced(run, newest):
         return Guarded(run=run, state=state, said="somebody has just gone on with it")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from hpckit.cli.options import (
-    cluster_option,
     find_run,
     json_option,
     print_json,
@@ -28,28 +27,23 @@ EVERY_S = 30.0
 @click.command()
 @run_argument(many=True)
 @click.option("--once", is_flag=True, help="Look once and end; for cron.")
-@cluster_option
 @root_option
 @json_option
-def guard(
-    names: tuple[str, ...], once: bool, cluster: str | None, root: str | None, as_json: bool
-) -> None:
+def guard(names: tuple[str, ...], once: bool, root: str | None, as_json: bool) -> None:
     """Start the next attempt of runs that have none: RUN..., or all runs under the root.
 
     Most runs need no guard: their next attempts wait in the queue. It is for where a job may not
     submit another, and for what a lost node has left. It ends when all runs have ended.
     """
-    from hpckit import settings
     from hpckit.guarding import guard as look
     from hpckit.guarding import to_guard
-    from hpckit.status.queue_cache import QueueCache
+    from hpckit.status.index import CacheOf
 
     if as_json and not once:
         raise click.UsageError("a guard that goes on has no end for --json to wait for: --once")
-    cache = QueueCache(settings.scheduler(cluster))
     said: dict[str, str] = {}
     while True:
-        found = look(to_guard(_runs(root, names)), cache)
+        found = look(to_guard(_runs(root, names)), CacheOf())
         if as_json:
             print_json({"runs": [_plain(each) for each in found]})
             return
