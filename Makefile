@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
+# More than two cores' worth: most tests wait for something.
+TEST_PROCESSES ?= 3
 TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
 
 .PHONY: demo test check lint format docs slurm bench soak matrix soak-healing clean
@@ -14,7 +16,7 @@ demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
 
 test: $(READY) slurm
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 check: lint test
 

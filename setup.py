@@ -38,6 +38,7 @@ setup(
             "pytest",
             "jsonschema",
             "pexpect",
+            "pytest-xdist",
             "pytorch-lightning",
             "setuptools>=70.1",
             "transformers>=5.20",

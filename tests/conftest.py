@@ -11,12 +11,24 @@ from pathlib import Path
 
 import pytest
 
+CLUSTER = Path(__file__).parent / "cluster"
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 # A shell that runs the tests in the background has Ctrl-C ignored, and what they start inherits it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a fixture is run by one process: a file, and all that needs the one cluster.
+
+    The cluster's tests wait most and take longest, so that they begin first.
+    """
+    items.sort(key=lambda item: CLUSTER not in item.path.parents)
+    for item in items:
+        group = "cluster" if CLUSTER in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -193,6 +193,17 @@ class Struck:
 
         self.until(reached, f"step {step} of attempt {attempt}", 90)
 
+    def until_written_down(self) -> None:
+        """Slurm writes down its jobs every five seconds: what a kill before that takes is gone."""
+        jobs = self.cluster.folder / "state" / "job_state"
+        names = [name.encode() for name in self.run.job_names]
+
+        def is_there() -> bool:
+            written = jobs.read_bytes() if jobs.exists() else b""
+            return any(name in written for name in names)
+
+        self.until(is_there, "a job that Slurm has written down")
+
     def until_idle(self, seconds: float = 90.0) -> None:
         """Until nothing of the run is in the queue."""
         self.until(lambda: self.jobs() is not None and not self.jobs(), "an empty queue", seconds)

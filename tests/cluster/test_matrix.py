@@ -95,6 +95,7 @@ def is_over(training: Struck, attempt: int) -> bool:
 
 def end_without_a_controller(training: Struck) -> None:
     training.until_step(50)
+    training.until_written_down()
     with without(training.cluster, "slurmctld"):
         training.strike(signal.SIGUSR2)
         until_ended(training)
@@ -103,6 +104,7 @@ def end_without_a_controller(training: Struck) -> None:
 
 def lose_the_controller_between_links(training: Struck) -> None:
     training.until_step(50)
+    training.until_written_down()
     training.strike(signal.SIGUSR2)
     until_ended(training)
     with without(training.cluster, "slurmctld"):
