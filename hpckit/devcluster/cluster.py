@@ -24,6 +24,9 @@ from hpckit.devcluster.tools import Tools, accepts, last_lines
 from hpckit.errors import ClusterError
 
 READY_S = 30.0
+# How often a new cluster chooses other ports, where one was taken before its daemon listened on it.
+PORT_TRIES = 3
+TAKEN = "Address already in use"
 
 
 def default_folder() -> Path:
@@ -128,30 +131,42 @@ class DevCluster:
             working = set()
             self._end_everything()
         started = [name for name in DAEMONS if name not in working]
+        if working:
+            if started:
+                self._say(f"not running: {', '.join(started)}")
+            self._start_all(started)
+            return started
+        for tries_left in reversed(range(PORT_TRIES)):
+            self._layout.write_configuration()
+            try:
+                self._start_all(started)
+                break
+            except BaseException as error:
+                self._kill_leftovers()
+                if not (isinstance(error, ClusterError) and TAKEN in error.message and tries_left):
+                    raise
+            self._say("a port was taken in the meantime; choosing others")
+        return started
+
+    def _start_all(self, names: Sequence[str]) -> None:
+        """Start daemons, or none of them."""
         old_database = self._layout.has_database()
-        if started and working:
-            self._say(f"not running: {', '.join(started)}")
         try:
-            if not working:
-                self._layout.write_configuration()
             self._layout.make_folders()
-            for name in started:
+            for name in names:
                 self._start(name, old_database=old_database)
             self._await_nodes(NODES)
         except BaseException:
-            self._end(started)
-            if not working:
-                self._kill_leftovers()
+            self._end(names)
             raise
-        return started
 
     def _start(self, name: str, *, old_database: bool) -> None:
         if name == "mariadbd" and not self._layout.has_database():
             self._make_database()
         try:
             self._launch(name)
-        except ClusterError:
-            is_refused = "fatal:" in self._tools.refusal
+        except ClusterError as error:
+            is_refused = "fatal:" in self._tools.refusal or TAKEN in error.message
             if is_refused or not (old_database and name in ("mariadbd", "slurmdbd")):
                 raise
             self._start_on_new_database(name)

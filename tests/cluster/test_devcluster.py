@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,12 @@ import pytest
 from hpckit.devcluster import DevCluster, default_folder
 from hpckit.devcluster.daemons import environment_of, every_pid, start_ticks
 from hpckit.devcluster.layout import DAEMONS
-from hpckit.devcluster.machine import LONGEST_SOCKET, require_loopback_name, require_programs
+from hpckit.devcluster.machine import (
+    LONGEST_SOCKET,
+    free_ports,
+    require_loopback_name,
+    require_programs,
+)
 from hpckit.devcluster.status import NodeStatus, PartitionStatus, parse_nodes, parse_partitions
 from hpckit.errors import ClusterError
 
@@ -238,6 +244,22 @@ def test_a_failed_up_ends_what_it_started_and_shows_why(
     with pytest.raises(ClusterError, match=r"(?s)a tool said:.*Nonsense"):
         DevCluster(other_folder).up()
     assert processes_of(other_folder) == []
+
+
+def test_a_new_cluster_takes_other_ports_where_one_was_taken_in_the_meantime(
+    other_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        taken = stranger.getsockname()[1]
+        choices = iter([[taken, *free_ports(3)], free_ports(4)])
+        monkeypatch.setattr("hpckit.devcluster.layout.free_ports", lambda count: next(choices))
+        cluster = DevCluster(other_folder, say=told.append)
+        cluster.up()
+    assert cluster.status().state == "up"
+    assert "a port was taken in the meantime; choosing others" in told
 
 
 def test_a_daemon_that_dies_at_its_start_is_shown_with_the_end_of_its_log(
