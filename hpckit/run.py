@@ -120,6 +120,11 @@ class Run:
             return []
         return [Attempt(number=int(name), dir=folder / name) for name in names]
 
+    @property
+    def had(self) -> dict[str, int]:
+        """What the cluster gave the first attempt, for which nothing had been changed yet."""
+        return next((attempt.has for attempt in self.attempts()), {})
+
     def claim_attempt(self, about: dict[str, Any]) -> Attempt:
         """Make the next attempt's folder, which only one process can."""
         folder = self.dir / "attempts"
@@ -148,6 +153,12 @@ class Attempt:
         """What the worker wrote when it began: job id, node, start."""
         found = read_json(self.dir / "attempt.json")
         return found if isinstance(found, dict) else {}
+
+    @property
+    def has(self) -> dict[str, int]:
+        """What the cluster gave it, whether or not it was asked for."""
+        memory = self.about().get("memory")
+        return {} if memory is None else {"memory": memory}
 
     def ended(self) -> dict[str, Any] | None:
         """How it ended: what was found out after it, else its own word, else nothing."""

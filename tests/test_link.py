@@ -10,6 +10,7 @@ import pytest
 from hpckit.clock import iso, now_iso
 from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused
 from hpckit.files import write_json
+from hpckit.heal import Plan
 from hpckit.ledger import final
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
@@ -73,9 +74,10 @@ def make_link(run, scheduler, task=2):
     return Link(run=run, chain=chain, task=task, scheduler=scheduler, signals=Signals())
 
 
-def before(run, reason=None):
+def before(run, reason=None, **more):
     """An attempt that came before, and how it says that it ended."""
-    attempt = run.claim_attempt({"job_id": "1_1", "started": "2026-01-01T00:00:00.000Z"})
+    about = {"job_id": "1_1", "started": "2026-01-01T00:00:00.000Z", **more}
+    attempt = run.claim_attempt(about)
     run.ledger("attempt-001").write("attempt", number=1)
     if reason is not None:
         about = {"ended": "2026-01-01T01:00:00.000Z", "reason": reason}
@@ -247,14 +249,13 @@ def test_how_far_a_launch_came_is_what_its_ranks_said_last(run, monkeypatch):
 
 def oom(run):
     """An attempt that the cluster ended for want of memory."""
-    attempt = before(run)
+    attempt = before(run, memory=1000)
     (attempt.dir / "logs/launch-1").mkdir(parents=True)
     run.ledger("attempt-001-launch-1").write("resumed", attempt=1, launch=1, step=0)
     return Answering([job(Phase.ENDED, Cause.OUT_OF_MEMORY)])
 
 
 def test_what_needs_more_memory_is_left_to_links_that_have_it(run, monkeypatch):
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")
     slurm = oom(run)
     link = make_link(run, slurm)
     assert link.serve() == 75
@@ -266,8 +267,19 @@ def test_what_needs_more_memory_is_left_to_links_that_have_it(run, monkeypatch):
     assert went_on(make_link(run, slurm, task=3), monkeypatch)
 
 
+def test_memory_that_was_given_once_does_not_grow_again_at_every_later_change(run, monkeypatch):
+    slurm = oom(run)
+    assert make_link(run, slurm).serve() == 75
+    # The next job has it, and it is another thing that the one after it is to have changed.
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1500")
+    link = make_link(run, slurm, task=3)
+    attempt = link._claim("2026-01-01T02:00:00.000Z")
+    assert (run.had, attempt.has) == ({"memory": 1000}, {"memory": 1500})
+    link.next.prepare(Plan(do="resubmit", reason="", wait_s=60))
+    assert slurm.changed[2].resources == {"memory": 1500}
+
+
 def test_links_that_cannot_be_changed_are_replaced_by_a_chain_that_asks_for_it(run, monkeypatch):
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1000")
     slurm = oom(run)
     submitted = []
 

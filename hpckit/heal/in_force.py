@@ -52,7 +52,7 @@ def resources_in_force(
 ) -> tuple[Resources, tuple[str, ...]]:
     """What the next attempt asks for, and the nodes that it must not get.
 
-    `had`: what the cluster gave where the spec says nothing.
+    `had`: what the cluster gave, before anything was changed, where the spec says nothing.
     """
     excluded: list[str] = []
     for plan in plans:
@@ -71,11 +71,11 @@ def resources_in_force(
 
 
 def applied_resources(
-    resources: Resources, events: Sequence[Event], had: Mapping[str, Any]
+    resources: Resources, events: Sequence[Event], *, had: Mapping[str, Any], has: Mapping[str, Any]
 ) -> list[str]:
     """What the plans since the newest attempt began change of resources, and what came of it.
 
-    `had`: what the job that asks was given, where that is known.
+    `has`: what the job that asks was given, where that is known.
     """
     told_of = ("resumed", "applied")
     places = [place for place, each in enumerate(events) if each.kind in told_of]
@@ -91,7 +91,7 @@ def applied_resources(
     after, excludes = resources_in_force(before, plans, had)
     said = []
     for name, value in vars(after).items():
-        old, given = getattr(before, name), had.get(name)
+        old, given = getattr(before, name), has.get(name)
         if value != old:
             is_less = isinstance(given, int) and given < value
             said.append(told(name, old, value) + (f", not given: {given}" if is_less else ""))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hpckit.checkpoint.lineage import believed
 from hpckit.errors import ChainTaken, HpckitError, SubmissionUnclear, UsageError
@@ -26,7 +26,6 @@ def continue_run(
     number: int,
     after: str | None,
     wait_s: float = 0,
-    had: Mapping[str, Any] | None = None,
     code: str | None = None,
     beside: Sequence[int] = (),
 ) -> str:
@@ -41,7 +40,7 @@ def continue_run(
     is written down before: from then on nothing that was submitted earlier does anything. Whoever
     dies in between has submitted nothing, and a link or a guard sees that.
     """
-    spec, excluded = spec_in_force(run, had or {})
+    spec, excluded = spec_in_force(run)
     excluded = beside_own(spec, sparing(scheduler, spec, excluded))
     left = spec.limits.attempts - len(run.attempts())
     if left <= 0:
@@ -83,11 +82,11 @@ def continue_run(
     return array
 
 
-def spec_in_force(run: Run, had: Mapping[str, Any]) -> tuple[JobSpec, tuple[str, ...]]:
+def spec_in_force(run: Run) -> tuple[JobSpec, tuple[str, ...]]:
     """What the next attempts ask for, and the nodes that they must not get."""
     spec = run.spec()
     plans = plans_in_force(believed(run.ledger().events()))
-    resources, excluded = resources_in_force(spec.resources, plans, had)
+    resources, excluded = resources_in_force(spec.resources, plans, run.had)
     return dataclasses.replace(spec, resources=resources, sweep=None), excluded
 
 

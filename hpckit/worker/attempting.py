@@ -107,12 +107,6 @@ def spec_now(run: Run) -> JobSpec:
     """The run's spec, with all that was changed since it was submitted."""
     spec = run.spec()
     plans = plans_in_force(believed(run.ledger().events()))
-    resources, _ = resources_in_force(spec.resources, plans, had())
+    resources, _ = resources_in_force(spec.resources, plans, run.had)
     params = params_in_force(spec.params, plans)
     return dataclasses.replace(spec, params=params, resources=resources)
-
-
-def had() -> dict[str, int]:
-    """What the cluster gave this job where the spec may say nothing."""
-    memory = os.environ.get("SLURM_MEM_PER_NODE", "")
-    return {"memory": int(memory)} if memory.isdecimal() and int(memory) else {}

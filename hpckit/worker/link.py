@@ -23,7 +23,7 @@ from hpckit.heal.in_force import applied_resources
 from hpckit.ledger import final
 from hpckit.run import STARTS, Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
-from hpckit.worker.attempting import Attempting, had
+from hpckit.worker.attempting import Attempting
 from hpckit.worker.healing import Answer, Healing, Seen
 from hpckit.worker.herald import Herald
 from hpckit.worker.next_links import NextLinks
@@ -166,7 +166,8 @@ class Link:
     def _tell_applied(self, attempt: Attempt) -> None:
         """What was asked for since the attempt before, and what of it this job has."""
         events = believed(self.run.ledger().events())
-        said = applied_resources(self.run.spec().resources, events, had())
+        asked, has = self.run.spec().resources, attempt.has
+        said = applied_resources(asked, events, had=self.run.had, has=has)
         if said:
             ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
             ledger.write("applied", attempt=attempt.number, changed=said)
@@ -186,6 +187,7 @@ class Link:
                 "node": environ.get("SLURM_JOB_NODELIST", socket.gethostname()),
                 "started": started,
                 "worker_pid": os.getpid(),
+                "memory": _memory(environ),
                 "log": f"{job}_{self.task}.log" if job else f"{environ['SLURM_JOB_ID']}.log",
             }
         )
@@ -278,6 +280,12 @@ def _how_far(attempt: Attempt, node: str | None = None) -> Seen:
 def _changes_resources(answer: Answer) -> bool:
     changes = answer.plan.changes if answer.plan is not None else {}
     return any(name.startswith("resources.") for name in changes)
+
+
+def _memory(environ: Mapping[str, str]) -> int | None:
+    """What the cluster gave this job on each node, in MB, whether or not it was asked for."""
+    memory = environ.get("SLURM_MEM_PER_NODE", "")
+    return int(memory) or None if memory.isdecimal() else None
 
 
 def job_id_of(environ: Mapping[str, str]) -> str:

@@ -16,7 +16,6 @@ from hpckit.heal import Plan
 from hpckit.ledger import Event
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler.base import Changed, Phase
-from hpckit.worker.attempting import had
 from hpckit.worker.outcome import NOBODY_NEXT, Outcome
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class NextLinks:
         from hpckit.submission.continuing import beside_own, sparing, spec_in_force
 
         before = self.run.spec().resources
-        spec, excluded = spec_in_force(self.run, had())
+        spec, excluded = spec_in_force(self.run)
         changed = {
             name: value
             for name, value in vars(spec.resources).items()
@@ -153,7 +152,6 @@ class NextLinks:
                 number=max(chain_numbers(self.run), default=0) + 1,
                 after=job_id_of(os.environ),
                 wait_s=plan.wait_s if plan is not None else 0,
-                had=had(),
                 beside=[self.chain["number"]],
             )
         except (HpckitError, OSError) as error:

@@ -123,18 +123,19 @@ def test_what_was_asked_and_what_was_given_are_told_apart() -> None:
     more = restart(do="resubmit", changes={"resources.memory": Change(times=2)}, exclude=("n1",))
     story = Story().add("resumed", step=0).decided("restart", other("out_of_memory"), more)
     asked = Resources(memory=100)
-    assert applied_resources(asked, story.events, {"memory": 200}) == [
+    assert applied_resources(asked, story.events, had={}, has={"memory": 200}) == [
         "memory 100 -> 200",
         "n1 excluded",
     ]
-    assert applied_resources(asked, story.events, {"memory": 100})[0] == (
+    assert applied_resources(asked, story.events, had={}, has={"memory": 100})[0] == (
         "memory 100 -> 200, not given: 100"
     )
     # It was told by the attempt that got it.
     story.add("resumed", attempt=2, step=0)
-    assert applied_resources(asked, story.events, {"memory": 200}) == []
+    assert applied_resources(asked, story.events, had={}, has={"memory": 200}) == []
     story.decided("restart", other("out_of_memory"), more, attempt=2)
-    assert applied_resources(asked, story.events, {"memory": 400}) == ["memory 200 -> 400"]
+    told = applied_resources(asked, story.events, had={}, has={"memory": 400})
+    assert told == ["memory 200 -> 400"]
 
 
 def test_what_an_old_launch_writes_when_a_new_one_serves_is_not_believed() -> None:
