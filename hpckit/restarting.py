@@ -20,12 +20,13 @@ from hpckit.errors import NotFound, SchedulerSilent, UsageError
 from hpckit.heal import Plan
 from hpckit.heal.budget import BY_HAND
 from hpckit.heal.changes import get_path
+from hpckit.heal.pending import trouble
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
 from hpckit.scheduler.base import JobStatus, Phase, Scheduler
-from hpckit.spec.parts import INFRASTRUCTURE, Change
+from hpckit.spec.parts import Change
 from hpckit.spec.rules import CHANGEABLE
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of
@@ -118,29 +119,12 @@ def _checkpoint(run: Run, origin: str | None) -> str | None:
 def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
     """What numbers went wrong must not be gone on from, if they are why the run stands."""
     _check(run, wish.changes)
-    last = next(
-        (e for e in reversed(events) if e.kind in ("incident", "rollback", "stopped")), None
-    )
-    before = None
-    if last is not None and last.kind != "rollback":
-        before = _onset_of_the_last(events)
+    # Where a program keeps its own checkpoints the worker goes back, by what it leaves to it.
+    found = trouble(events, "resumed" if run.spec().checkpoint.files else "rollback")
+    before = found.before if found is not None else None
     return Plan(
         do="resubmit", reason="by hand", changes=wish.changes, before=before, intact=before is None
     )
-
-
-def _onset_of_the_last(events: list[Event]) -> int | None:
-    """Where the trouble began that stopped the run, or that it was to come back from."""
-    for event in reversed(events):
-        if event.kind == "rollback":
-            return None
-        if event.kind == "incident" and event.data.get("plan"):
-            incident = Incident.from_json(event.data["incident"])
-            asked = Plan.from_json(event.data["plan"])
-            if incident.kind in INFRASTRUCTURE or not (asked.restarts or asked.do == "stop"):
-                return None
-            return incident.step if incident.onset is None else incident.onset
-    return None
 
 
 def _check(run: Run, changes: Mapping[str, Change]) -> None:

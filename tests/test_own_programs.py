@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from hpckit.files import write_json
+from hpckit.heal import Plan
 from hpckit.ledger import Ledger
+from hpckit.restarting import Wish, _plan
+from hpckit.spec import Change, spec_from_json
+from hpckit.worker.healing import Healing, Seen
+from hpckit.worker.outcome import Outcome
+from hpckit.worker.own_returning import OwnReturning
+from tests.heal.conftest import explosion
+from tests.made_runs import begin, make_run
 
 PROGRAMS = Path(__file__).with_name("programs")
 ATTACHED = """name: nano-attached
@@ -66,3 +76,62 @@ def test_without_checkpoints_to_go_back_to_it_is_only_told(cli, tmp_path):
     assert {each["plan"] for each in told["incidents"]} <= {None, "tell"}
     assert "explosion" in {each["kind"] for each in told["incidents"]}
     assert len(list(Path(told["attempts"][0]["dir"], "logs").glob("launch-*"))) == 1
+
+
+SPEC = {
+    "name": "agent",
+    "program": "python train.py --lr {params.lr}",
+    "params": {"lr": 0.1},
+    "checkpoint": {"files": ["cp/g_{step}"]},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run in its first attempt, whose program has saved three sets of its own."""
+    run = make_run(tmp_path)
+    write_json(run.dir / "spec.json", spec_from_json(SPEC).to_json())
+    attempt = begin(run)
+    prepared(run, attempt)
+    (run.dir / "work/cp").mkdir()
+    for number in (100, 200, 300):
+        path = run.dir / f"work/cp/g_{number}"
+        path.write_text("weights")
+        os.utime(path, (number, number))
+    return run, attempt
+
+
+def prepared(run, attempt, launch=1):
+    """Where the program goes on, before a launch."""
+    OwnReturning(run=run, spec=run.spec(), attempt=attempt).prepare(launch)
+    return [each for each in run.ledger().events() if each.kind == "resumed"][-1].data
+
+
+def healing(run, attempt):
+    return Healing(run=run, spec=run.spec(), attempt=attempt)
+
+
+LOST = Outcome(state=None, reason="node failure", kind="node_failure")
+BACK = Plan(do="rollback", reason="it grew", before=240, changes={"params.lr": Change(times=0.5)})
+
+
+def test_a_node_that_is_lost_before_the_run_went_back_changes_nothing_about_that(saved):
+    run, attempt = saved
+    healing(run, attempt).write(explosion(280, onset=240), BACK, launch=1)
+    assert healing(run, attempt).answer(LOST, None, Seen(step=280)).plan.intact
+    told = prepared(run, begin(run))
+    assert (told["step"], told["changed"]) == (200, ["params.lr 0.1 -> 0.05"])
+    assert sorted(os.listdir(run.dir / "work/cp")) == ["g_100", "g_200"]
+
+
+def test_a_person_goes_on_from_before_the_numbers_that_stopped_the_run(saved):
+    run, attempt = saved
+    stop = Plan(do="stop", reason="the budget is spent")
+    healing(run, attempt).write(explosion(280, onset=240), stop, launch=1, saved_before=150.0)
+    plan = _plan(run, Wish(), run.ledger().events())
+    assert (plan.before, plan.intact) == (240, False)
+    by_hand = explosion(280, kind="by_hand", onset=None).to_json()
+    run.ledger().write("restart", by_hand=True, attempt=1, incident=by_hand, plan=plan.to_json())
+    # The log had shown it when the second one was written.
+    assert prepared(run, begin(run))["step"] == 100
+    assert _plan(run, Wish(), run.ledger().events()).intact

@@ -47,6 +47,19 @@ def change_params(params: MutableMapping[str, Any], plan: Plan) -> dict[str, str
     return said
 
 
+def parted(events: Sequence[Event], *told_of: str) -> tuple[list[Plan], list[Plan]]:
+    """The plans in force: those whose changes were told, and those since."""
+    places = [place for place, each in enumerate(events) if each.kind in told_of]
+    since = events[places[-1] + 1 :] if places else events
+    plans = [
+        Plan.from_json(each.data["plan"])
+        for each in since
+        if each.kind in ("restart", "incident") and each.data.get("plan")
+    ]
+    plans = [plan for plan in plans if plan.restarts]
+    return plans_in_force(events)[: -len(plans) or None], plans
+
+
 def resources_in_force(
     resources: Resources, plans: Iterable[Plan], had: Mapping[str, Any]
 ) -> tuple[Resources, tuple[str, ...]]:
@@ -77,16 +90,7 @@ def applied_resources(
 
     `has`: what the job that asks was given, where that is known.
     """
-    told_of = ("resumed", "applied")
-    places = [place for place, each in enumerate(events) if each.kind in told_of]
-    since = events[places[-1] + 1 :] if places else events
-    plans = [
-        Plan.from_json(each.data["plan"])
-        for each in since
-        if each.kind in ("restart", "incident") and each.data.get("plan")
-    ]
-    plans = [plan for plan in plans if plan.restarts]
-    earlier = plans_in_force(events)[: -len(plans) or None]
+    earlier, plans = parted(events, "resumed", "applied")
     before, excluded = resources_in_force(resources, earlier, had)
     after, excludes = resources_in_force(before, plans, had)
     said = []

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpckit.checkpoint.lineage import believed
 from hpckit.checkpoint.own_sets import OwnSet, OwnSets, as_argument
-from hpckit.heal import Plan
-from hpckit.heal.budget import BY_HAND
-from hpckit.heal.in_force import change_params, params_in_force, plans_in_force
+from hpckit.heal.in_force import change_params, params_in_force, parted
+from hpckit.heal.pending import Pending, trouble
 from hpckit.ledger import Event
-from hpckit.spec.parts import INFRASTRUCTURE
 
 if TYPE_CHECKING:
     from hpckit.run import Attempt, Run
@@ -45,11 +42,11 @@ class OwnReturning:
         if not self.spec.checkpoint.files:
             return ""
         events = believed(self.run.ledger().events())
-        asked = _unanswered(events)
-        if asked is None:
+        found = trouble(events, "resumed")
+        if found is None:
             chosen, why = self.sets.newest(), "what is half cannot be gone on from"
         else:
-            chosen, why = self._of(asked), str(asked.data["plan"]["reason"])
+            chosen, why = self._before(found), found.plan.reason
         moved = self.sets.go_back(chosen, why=why)
         argument = as_argument(chosen)
         step = chosen.step if chosen is not None else 0
@@ -59,7 +56,7 @@ class OwnReturning:
             launch=launch,
             step=step,
             checkpoint=argument or None,
-            changed=self._changed(events) if asked is not None else [],
+            changed=self._changed(events),
         )
         if moved or argument:
             where = argument or "the beginning: no set of checkpoints is old enough"
@@ -68,44 +65,39 @@ class OwnReturning:
         return argument if self.spec.resume == "argument" else ""
 
     def _changed(self, events: list[Event]) -> list[str]:
-        """What the newest plan has made of the parameters, which the program is given now."""
-        *before, newest = plans_in_force(events)
+        """What plans have made of the parameters, which the program is given now."""
+        before, plans = parted(events, "resumed")
         params = params_in_force(self.run.spec().params, before)
-        return list(change_params(params, newest).values())
+        return [said for plan in plans for said in change_params(params, plan).values()]
 
-    def _of(self, asked: Event) -> OwnSet | None:
-        """The set that a plan means: one that was saved before the trouble began."""
-        plan = Plan.from_json(asked.data["plan"])
-        sets = self.sets
-        if (step := asked.data.get("own_step")) is not None:
-            return next((each for each in sets.sets() if each.step == step), None)
-        if plan.intact:
-            return sets.newest()
+    def _before(self, trouble: Pending) -> OwnSet | None:
+        """The newest set that was saved before the trouble began, or one further back."""
+        sets, seen = self.sets, trouble.event
         # Epochs in the names of files and steps in a log cannot be compared; times can.
-        before = plan.before if sets.counter == "step" else None
-        since = asked.data.get("saved_before") or self._read_at(plan.before, asked)
+        before = trouble.before if sets.counter == "step" else None
+        since = seen.data.get("saved_before") or self._read_at(trouble.before, seen)
         nearest = sets.newest(before) if before is not None else None
-        if since is not None and nearest is not None and self._counts_alike(nearest, asked):
+        if since is not None and nearest is not None and self._counts_alike(nearest, seen):
             # Steps tell it more exactly than a clock that looks twice a second.
             since += LATE_S
         found = sets.newest(before, since)
-        for _ in range(plan.back):
+        for _ in range(trouble.plan.back):
             older = sets.newest(found.step - 1, since) if found is not None else None
             found = older or found
         return found
 
-    def _counts_alike(self, found: OwnSet, asked: Event) -> bool:
+    def _counts_alike(self, found: OwnSet, seen: Event) -> bool:
         """Whether the step in its name was read in the log when it was saved."""
-        when = self._read_at(found.step, asked)
+        when = self._read_at(found.step, seen)
         return when is not None and abs(found.when - when) < ALIKE_S
 
-    def _read_at(self, step: int | None, asked: Event) -> float | None:
+    def _read_at(self, step: int, seen: Event) -> float | None:
         """When the step that first showed the trouble was read, by its launch's readings."""
         from hpckit.monitor.readings.reader import read_readings
 
-        attempt, launch = asked.data.get("attempt", 0), asked.data.get("launch", 0)
+        attempt, launch = seen.data.get("attempt", 0), seen.data.get("launch", 0)
         folder = self.run.dir / f"attempts/{attempt:03d}/readings/launch-{launch}"
-        if step is None or not folder.is_dir():
+        if not folder.is_dir():
             return None
         return next((each.time for each in read_readings(folder) if each.step >= step), None)
 
@@ -113,15 +105,3 @@ class OwnReturning:
         """The step of the newest whole set."""
         newest = self.sets.newest()
         return newest.step if newest is not None else None
-
-
-def _unanswered(events: Sequence[Event]) -> Event | None:
-    """The newest restart that no launch has gone on from yet, if it says where to."""
-    for event in reversed(events):
-        if event.kind == "resumed":
-            return None
-        if event.kind in ("restart", "incident") and (event.data.get("plan") or {}).get("do"):
-            kind = event.data["incident"]["kind"]
-            if event.kind == "restart" or Plan.from_json(event.data["plan"]).restarts:
-                return event if kind not in INFRASTRUCTURE or kind == BY_HAND else None
-    return None

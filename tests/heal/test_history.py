@@ -13,7 +13,7 @@ from hpckit.heal.in_force import (
     plans_in_force,
     resources_in_force,
 )
-from hpckit.heal.pending import pending
+from hpckit.heal.pending import pending, trouble
 from hpckit.ledger import Event
 from hpckit.monitor import Incident
 from hpckit.spec import Change
@@ -96,6 +96,27 @@ def test_an_explosion_that_ended_the_process_is_pending_and_its_changes_are_in_f
     assert params_in_force({"lr": 0.1}, plans_in_force(story.events)) == {"lr": 0.05}
     stopped = Story().decided("incident", explosion(), Plan(do="stop", reason=""))
     assert pending(stopped.add("stopped", reason="").events) is None
+
+
+def test_numbers_that_went_wrong_wait_for_who_comes_back_whatever_else_ends_the_run() -> None:
+    story = Story().add("resumed", step=0)
+    story.decided("restart", explosion(), Plan(do="rollback", reason="", before=8000))
+    story.decided("restart", other("node_failure"), restart(do="resubmit"))
+    waiting = trouble(story.events, "resumed")
+    assert waiting is not None
+    assert (waiting.incident, waiting.before) == (explosion(), 8000)
+    assert trouble(story.add("resumed", attempt=2, step=7900).events, "resumed") is None
+    # What stopped the run is found beyond the person's word that starts it again.
+    story.decided("stopped", explosion(), Plan(do="stop", reason=""), attempt=2)
+    story.decided("restart", other("by_hand"), restart(), attempt=2, by_hand=True)
+    waiting = trouble(story.events, "resumed")
+    assert waiting is not None
+    assert waiting.before == explosion().onset
+
+
+def test_numbers_that_were_only_told_of_lead_nobody_back() -> None:
+    story = Story().decided("incident", explosion(), Plan(do="tell", reason=""))
+    assert trouble(story.events, "rollback") is None
 
 
 def test_params_pile_up_and_the_specs_own_stay_as_they_are() -> None:
