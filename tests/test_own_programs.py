@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpckit.errors import HpckitError
 from hpckit.files import write_json
 from hpckit.heal import Plan
 from hpckit.ledger import Ledger
@@ -135,3 +136,14 @@ def test_a_person_goes_on_from_before_the_numbers_that_stopped_the_run(saved):
     # The log had shown it when the second one was written.
     assert prepared(run, begin(run))["step"] == 100
     assert _plan(run, Wish(), run.ledger().events()).intact
+
+
+def test_checkpoints_that_cannot_be_looked_at_are_no_reason_not_to_end(saved, tmp_path):
+    run, attempt = saved
+    shutil.move(run.dir / "work/cp", tmp_path / "elsewhere")
+    (run.dir / "work/cp").symlink_to(tmp_path / "elsewhere")
+    ended = Outcome(state=None, reason="time limit", kind="time_limit")
+    answer = healing(run, attempt).answer(ended, 1, Seen(step=300))
+    assert answer.plan.do == "resubmit"
+    with pytest.raises(HpckitError, match="leads out of the working folder"):
+        prepared(run, begin(run))

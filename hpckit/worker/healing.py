@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint.lineage import believed
+from hpckit.errors import HpckitError
 from hpckit.heal import Plan, Rules, decide
 from hpckit.heal.history import closed, history_of
 from hpckit.ledger import Event
@@ -133,9 +134,10 @@ class Healing:
         """The step of the newest state that could be gone on from; None where that is unknown."""
         from hpckit.checkpoint.store import Store
 
-        if self.spec.checkpoint.files:
-            return self._own.saved()
-        with contextlib.suppress(OSError):
+        # Who cannot look ends the attempt all the same: what is wrong is told before the next launch.
+        with contextlib.suppress(HpckitError, OSError):
+            if self.spec.checkpoint.files:
+                return self._own.saved()
             found = Store.of_run(self.run.dir).on_branch()
             return found[-1].step if found else None
         return None
