@@ -30,7 +30,15 @@ NO_DEVICE = """Traceback (most recent call last):
     torch.zeros(1, device="cuda")
 RuntimeError: No CUDA GPUs are available
 """
-DRIVER = "RuntimeError: CUDA driver initialization failed, you might not have a CUDA gpu.\n"
+DRIVER = """Traceback (most recent call last):
+  File "/home/ana/train.py", line 2, in <module>
+    torch.zeros(1, device="cuda")
+RuntimeError: CUDA driver initialization failed, you might not have a CUDA gpu.
+"""
+UNKNOWN = (
+    "/venv/lib/python3.11/site-packages/torch/cuda/__init__.py:129: UserWarning: CUDA "
+    "initialization: CUDA unknown error - this may be due to an incorrectly set up environment"
+)
 CGROUP = (
     "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. "
     "Some of the step tasks have been OOM Killed."
@@ -43,7 +51,12 @@ GATHERED = "slurmstepd-n1: error: StepId=12.0 exceeded memory limit (212041728 >
     [
         (CUDA_MEMORY, "crash", "train.py:12 in step: torch.OutOfMemoryError", "CUDA out of memory"),
         (ASSERTED, "crash", None, "CUDA error: device-side assert triggered"),
-        (DRIVER, "node_failure", None, "CUDA driver initialization failed"),
+        (
+            DRIVER,
+            "node_failure",
+            "train.py:2 in <module>: RuntimeError",
+            "CUDA driver initialization failed",
+        ),
         (NO_DEVICE, "crash", "train.py:2 in <module>: RuntimeError", "No CUDA GPUs are available"),
     ],
 )
@@ -84,6 +97,16 @@ def test_of_an_error_within_a_library_the_programs_line_is_named(tmp_path: Path)
     found = in_log(raised(tmp_path, "import json\njson.loads('{')\n"))
     assert found is not None
     assert found.place == "train.py:2 in <module>: json.decoder.JSONDecodeError"
+
+
+def test_what_torch_only_warns_of_is_no_bad_node() -> None:
+    assert in_log([UNKNOWN, "step 1"]) is None
+
+
+def test_where_no_gpu_was_asked_for_no_node_is_bad_for_having_none() -> None:
+    found = in_log(DRIVER.splitlines(), has_gpus=False)
+    assert found is not None
+    assert (found.kind, found.place) == ("crash", "train.py:2 in <module>: RuntimeError")
 
 
 def test_a_launchers_prefix_is_no_part_of_it() -> None:

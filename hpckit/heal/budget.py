@@ -59,11 +59,17 @@ def in_vain(counted: Sequence[Past]) -> int:
 
 def died_early_before(incident: Incident, counted: Sequence[Past]) -> bool:
     """Whether the attempt before this one came to no step either, by the program's own doing."""
-    if not incident.early or incident.kind not in OF_THE_PROGRAM:
+    if not _is_early(incident):
         return False
     for past in reversed(counted):
-        if not past.incident.early or past.incident.kind not in OF_THE_PROGRAM:
+        if not _is_early(past.incident):
             return False
         if past.plan.do == "resubmit":
             return True
     return False
+
+
+def _is_early(incident: Incident) -> bool:
+    """Whether the program came to no step; that its node is bad it may say by its own mistake."""
+    by_itself = incident.kind in OF_THE_PROGRAM or incident.place is not None
+    return incident.early and by_itself

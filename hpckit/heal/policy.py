@@ -128,7 +128,9 @@ def _repair(
 
 
 def _is_same_error(incident: Incident, before: Past) -> bool:
-    """Whether it came no further than to where it failed before."""
+    """Whether it came no further than to where it failed before; a bad node fails it anywhere."""
+    if incident.kind == "node_failure":
+        return False
     earlier = before.incident
     same = incident.place is not None and incident.place == earlier.place
     return same and incident.step <= earlier.step

@@ -46,18 +46,21 @@ class Evidence:
     lines: tuple[str, ...] = ()
 
 
-def in_log(lines: Sequence[str], *, was_killed: bool = False) -> Evidence | None:
+def in_log(
+    lines: Sequence[str], *, was_killed: bool = False, has_gpus: bool = True
+) -> Evidence | None:
     """What the last lines of a program's log say; None where that is nothing.
 
-    Without a traceback words about memory mean something only where somebody killed it.
+    Without a traceback words about memory mean something only where somebody killed it, and those
+    about a bad node nothing: torch warns in them, and goes on. Who asked for no GPU has none.
     """
     lines = [PREFIX.sub("", line) for line in lines[-LINES:]]
     trace = _last_traceback(lines)
     text = "\n".join(trace or lines)
     if found := GPU_MEMORY.search(text):
         return _of("crash", _error_line(trace) or found.group(), trace, place=_place(trace))
-    if found := BAD_NODE.search(text):
-        return _of("node_failure", found.group(), trace)
+    if has_gpus and (found := BAD_NODE.search("\n".join(trace))):
+        return _of("node_failure", found.group(), trace, place=_place(trace))
     if found := DEVICE.search(text):
         return _of("crash", found.group(), trace)
     if words := _line_with(HOST_MEMORY, trace or (lines[-LAST:] if was_killed else ())):

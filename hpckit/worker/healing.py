@@ -68,7 +68,7 @@ class Healing:
             return self._as_asked(outcome)
         if outcome.kind is None or self._is_over():
             return Answer(outcome=outcome)
-        found = _evidence(outcome, seen)
+        found = _evidence(outcome, seen, has_gpus=bool(self.spec.resources.gpus))
         kind = found.kind if found is not None and outcome.kind == "crash" else outcome.kind
         events = believed(self.run.ledger().events())
         if kind in NEEDS_STATE and not self._may_begin_again(kind, outcome, events):
@@ -164,7 +164,7 @@ class Healing:
         return Answer(outcome=dataclasses.replace(outcome, reason=plan.reason), plan=plan)
 
 
-def _evidence(outcome: Outcome, seen: Seen) -> Evidence | None:
+def _evidence(outcome: Outcome, seen: Seen, *, has_gpus: bool) -> Evidence | None:
     """What the log of the rank that failed first says, and Slurm."""
     if seen.logs is None or outcome.kind != "crash":
         return None
@@ -178,7 +178,7 @@ def _evidence(outcome: Outcome, seen: Seen) -> Evidence | None:
 
     with contextlib.suppress(OSError):
         lines = tail(seen.logs / f"rank-{about['rank']}.log", evidence.LINES)
-        return evidence.in_log(lines, was_killed=was_killed)
+        return evidence.in_log(lines, was_killed=was_killed, has_gpus=has_gpus)
     return None
 
 

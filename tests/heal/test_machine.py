@@ -94,6 +94,18 @@ def test_two_attempts_that_came_to_no_step_stop_the_run() -> None:
     assert decide(early, [past(taken, do="resubmit")], rules).do == "resubmit"
 
 
+def test_a_program_that_finds_no_gpu_on_any_node_is_not_tried_on_all_of_them() -> None:
+    said = {"place": "train.py:2 in <module>: RuntimeError", "node": "n1"}
+    early = other("node_failure", 0, early=True, **said)
+    before = [past(early, do="resubmit", gained=None)]
+    assert decide(early, before, Rules()).reason == "two attempts in a row came to no step"
+    # Later on two bad nodes are bad luck, wherever the program was; and so are two that were lost.
+    late = other("node_failure", 50, **said)
+    assert decide(late, [past(late, do="resubmit")], Rules()).do == "resubmit"
+    lost = other("node_failure", 0, early=True, node="n1")
+    assert decide(lost, [past(lost, do="resubmit", gained=None)], Rules()).do == "resubmit"
+
+
 def test_the_next_attempt_waits_where_the_cluster_is_the_cause_and_nothing_was_gained() -> None:
     lost = other("node_failure", 10)
     waits = []
