@@ -147,3 +147,14 @@ def test_checkpoints_that_cannot_be_looked_at_are_no_reason_not_to_end(saved, tm
     assert answer.plan.do == "resubmit"
     with pytest.raises(HpckitError, match="leads out of the working folder"):
         prepared(run, begin(run))
+
+
+def test_a_mistake_that_ends_the_program_before_its_training_has_failed_at_once(saved):
+    run, attempt = saved
+    about = {"rank": 0, "code": 1, "stage": "program"}
+    mistake = Outcome(state="failed", reason="exit code 1", program=about, kind="crash")
+    assert healing(run, attempt).answer(mistake, 1, Seen()).plan.do == "relaunch"
+    shutil.rmtree(run.dir / "work/cp")
+    assert healing(run, attempt).answer(mistake, 1, Seen(has_stepped=True)).plan.do == "relaunch"
+    answer = healing(run, attempt).answer(mistake, 1, Seen())
+    assert (answer.outcome.state, answer.plan) == ("failed", None)

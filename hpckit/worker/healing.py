@@ -71,7 +71,7 @@ class Healing:
         found = _evidence(outcome, seen, has_gpus=bool(self.spec.resources.gpus))
         kind = found.kind if found is not None and outcome.kind == "crash" else outcome.kind
         events = believed(self.run.ledger().events())
-        if kind in NEEDS_STATE and not self._may_begin_again(kind, outcome, events):
+        if kind in NEEDS_STATE and not self._may_begin_again(kind, outcome, seen, events):
             return Answer(outcome=_with_words(outcome, found))
         incident = Incident(
             kind=kind,
@@ -146,15 +146,24 @@ class Healing:
     def _own(self) -> OwnReturning:
         return OwnReturning(run=self.run, spec=self.spec, attempt=self.attempt)
 
-    def _may_begin_again(self, kind: str, outcome: Outcome, events: list[Event]) -> bool:
+    def _may_begin_again(
+        self, kind: str, outcome: Outcome, seen: Seen, events: list[Event]
+    ) -> bool:
         """Whether something was kept, or the spec says that it is to be done all the same.
 
         A program that has never come so far and ends by itself has a mistake that stays in it.
         """
-        if kind in self.spec.heal or any(event.kind == "resumed" for event in events):
+        if kind in self.spec.heal or self._has_trained(seen, events):
             return True
         keeps = self.spec.program.trainer is not None or bool(self.spec.checkpoint.files)
         return keeps and (outcome.program or {}).get("code", 137) > 128
+
+    def _has_trained(self, seen: Seen, events: list[Event]) -> bool:
+        """Whether the program ever came to its training."""
+        if self.spec.checkpoint.files:
+            # Of these the worker says where they go on, before they do.
+            return seen.has_stepped or self.saved() is not None
+        return any(event.kind == "resumed" for event in events)
 
     @staticmethod
     def _as_asked(outcome: Outcome) -> Answer:
