@@ -12,6 +12,7 @@ from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused
 from hpckit.files import write_json
 from hpckit.heal import Plan
 from hpckit.ledger import final
+from hpckit.monitor.incident import Incident
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.spec import spec_from_json
@@ -265,6 +266,42 @@ def test_what_needs_more_memory_is_left_to_links_that_have_it(run, monkeypatch):
     # Settled by now: the next one begins, and the one before is told as what it was.
     assert run.attempts()[0].ended()["reason"] == "out of memory"
     assert went_on(make_link(run, slurm, task=3), monkeypatch)
+
+
+def restarts(run):
+    return [each for each in run.ledger().events() if each.kind == "restart"]
+
+
+def by_hand():
+    """What a person's restart says."""
+    incident = Incident(kind="by_hand", step=0, answer="act", said="by ana")
+    plan = Plan(do="resubmit", reason="by hand", intact=True)
+    return {"incident": incident.to_json(), "plan": plan.to_json()}
+
+
+def test_what_a_link_writes_is_read_though_the_attempt_died_within_a_line(run, monkeypatch):
+    slurm = oom(run)
+    with open(run.dir / "ledger/attempt-001.jsonl", "a") as half:
+        half.write('{"time":"2026-01-01T00:59:59')
+    assert make_link(run, slurm).serve() == 75
+    assert len(restarts(run)) == 1
+
+
+def repaired(run, slurm, task):
+    link = make_link(run, slurm, task=task)
+    link._repaired(link.settling.last())
+
+
+def test_an_end_that_a_link_wrote_down_before_it_died_is_counted_once(run, monkeypatch):
+    slurm = oom(run)
+    for task in (2, 3):
+        repaired(run, slurm, task)
+    assert len(restarts(run)) == 1
+    assert slurm.changed[2].resources == {"memory": 1500}
+    # A person's word is none of a link's.
+    run.ledger().write("restart", by_hand=True, attempt=1, **by_hand())
+    repaired(run, slurm, 4)
+    assert len(restarts(run)) == 3
 
 
 def test_memory_that_was_given_once_does_not_grow_again_at_every_later_change(run, monkeypatch):

@@ -16,7 +16,7 @@ from hpckit.checkpoint.lineage import believed
 from hpckit.errors import HpckitError
 from hpckit.heal import Plan, Rules, decide
 from hpckit.heal.history import closed, history_of
-from hpckit.ledger import Event
+from hpckit.ledger import Event, is_by_hand
 from hpckit.monitor.incident import Incident
 from hpckit.worker import evidence
 from hpckit.worker.evidence import Evidence
@@ -63,14 +63,16 @@ class Healing:
     attempt: Attempt
 
     def answer(self, outcome: Outcome, launch: int | None, seen: Seen) -> Answer:
-        """What is done after a launch."""
+        """What is done after a launch, or without one after an attempt that could not say it."""
         if outcome.asked is not None:
             return self._as_asked(outcome)
         if outcome.kind is None or self._is_over():
             return Answer(outcome=outcome)
+        events = believed(self.run.ledger().events())
+        if launch is None and (told := self._told(outcome, events)) is not None:
+            return told
         found = _evidence(outcome, seen, has_gpus=bool(self.spec.resources.gpus))
         kind = found.kind if found is not None and outcome.kind == "crash" else outcome.kind
-        events = believed(self.run.ledger().events())
         if kind in NEEDS_STATE and not self._may_begin_again(kind, outcome, seen, events):
             return Answer(outcome=_with_words(outcome, found))
         incident = Incident(
@@ -93,6 +95,19 @@ class Healing:
         """Whether a later attempt has begun: what is seen from here is no part of the run."""
         return any(each.number > self.attempt.number for each in self.run.attempts())
 
+    def _told(self, outcome: Outcome, events: list[Event]) -> Answer | None:
+        """What a link has written of the attempt's end, that died before it could go on."""
+        for event in reversed(events):
+            if is_by_hand(event):
+                return None
+            about = event.data
+            is_mine = about["attempt"] == self.attempt.number and "launch" not in about
+            if is_mine and about.get("plan"):
+                plan = Plan.from_json(about["plan"])
+                incident = Incident.from_json(about["incident"])
+                return Answer(outcome=_after(outcome, plan, incident), plan=plan)
+        return None
+
     def decided(self, incident: Incident, events: list[Event]) -> Plan:
         """The policy's word; `events` are those that are believed."""
         history = closed(history_of(events), incident.step, self.saved())
@@ -111,8 +126,9 @@ class Healing:
         lines: tuple[str, ...] = (),
         saved_before: float | None = None,
     ) -> bool:
-        """The incident and the plan, in the ledger of the attempt; whether that could be done."""
-        ledger = self.run.ledger(f"attempt-{self.attempt.number:03d}")
+        """The incident and the plan, in the ledger; whether that could be done."""
+        # In a file of its own: the attempt's may end in half a line, and its worker live on.
+        ledger = self.run.ledger()
         given = {"attempt": self.attempt.number, "launch": launch, "saved_before": saved_before}
         about: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         kind = "restart" if plan.restarts else "stopped" if plan.do == "stop" else "incident"
@@ -134,7 +150,7 @@ class Healing:
         """The step of the newest state that could be gone on from; None where that is unknown."""
         from hpckit.checkpoint.store import Store
 
-        # Who cannot look ends the attempt all the same: what is wrong is told before the next launch.
+        # No reason not to end: what is wrong is told before the next launch.
         with contextlib.suppress(HpckitError, OSError):
             if self.spec.checkpoint.files:
                 return self._own.saved()
