@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from hpckit.ledger import Ledger
 from hpckit.restarting import Wish, _plan
 from hpckit.spec import Change, spec_from_json
 from hpckit.worker.healing import Healing, Seen
+from hpckit.worker.log_healing import LogHealing
 from hpckit.worker.outcome import Outcome
 from hpckit.worker.own_returning import OwnReturning
 from tests.heal.conftest import explosion
@@ -158,3 +160,16 @@ def test_a_mistake_that_ends_the_program_before_its_training_has_failed_at_once(
     assert healing(run, attempt).answer(mistake, 1, Seen(has_stepped=True)).plan.do == "relaunch"
     answer = healing(run, attempt).answer(mistake, 1, Seen())
     assert (answer.outcome.state, answer.plan) == ("failed", None)
+
+
+def test_nothing_is_ended_for_what_could_not_be_written_down(saved, monkeypatch):
+    run, attempt = saved
+    log = LogHealing(healing=healing(run, attempt), spec=run.spec(), launch=1)
+    monkeypatch.setattr(Ledger, "write", full)
+    assert not log.answer(explosion(280))
+    monkeypatch.undo()
+    assert log.answer(explosion(281))
+
+
+def full(*args, **data):
+    raise OSError(errno.ENOSPC, "No space left on device")

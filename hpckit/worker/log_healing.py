@@ -58,13 +58,14 @@ class LogHealing:
         if plan.do not in ("tell", "skip"):
             onset = incident.step if incident.onset is None else incident.onset
             since = next((when for step, when in self._times if step >= onset), None)
-            self.healing.write(
+            is_written = self.healing.write(
                 incident,
                 plan,
                 launch=self.launch,
                 saved_before=None if since is None else since - LATE_S,
             )
-            self.plan = plan
+            # Ended without a word, as on a full disk, it would only go on from where it exploded.
+            self.plan = plan if is_written else None
         return self.plan is not None
 
 
