@@ -171,5 +171,13 @@ def test_nothing_is_ended_for_what_could_not_be_written_down(saved, monkeypatch)
     assert log.answer(explosion(281))
 
 
+def test_a_worker_whose_place_another_attempt_took_restarts_nothing(saved):
+    run, attempt = saved
+    log = LogHealing(healing=healing(run, attempt), spec=run.spec(), launch=1)
+    begin(run)
+    assert not log.answer(explosion(280))
+    assert not [each for each in run.ledger().events() if each.kind == "restart"]
+
+
 def full(*args, **data):
     raise OSError(errno.ENOSPC, "No space left on device")

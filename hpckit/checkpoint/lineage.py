@@ -39,10 +39,12 @@ def starts(events: Iterable[Event]) -> list[Start]:
 
 
 def believed(events: Iterable[Event]) -> list[Event]:
-    """What trainings wrote while they served the run, attempt by attempt.
+    """What was written by who served the run, attempt by attempt.
 
     On a node that was given up for lost a training may live on, and so may a process that refused
-    to die: what it writes when a later attempt or launch has begun is no part of the run.
+    to die: what it writes when a later attempt or launch has begun is no part of the run. A worker
+    looks for that itself before it writes a restart, and a person's stands: the next attempt may
+    begin within a second, by a clock that is behind.
     """
     trained = [event for event in events if event.kind in TRAINED and _place(event)[0]]
     began: dict[tuple[int, int], str] = {}
@@ -53,7 +55,8 @@ def believed(events: Iterable[Event]) -> list[Event]:
     found = [
         event
         for event in trained
-        if all(event.time <= time for place, time in began.items() if place > _place(event))
+        if event.kind == "restart"
+        or all(event.time <= time for place, time in began.items() if place > _place(event))
     ]
     # Clocks of two machines may differ; the order of attempts is sure.
     return sorted(found, key=lambda event: _place(event)[0])

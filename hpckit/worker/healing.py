@@ -126,7 +126,12 @@ class Healing:
         lines: tuple[str, ...] = (),
         saved_before: float | None = None,
     ) -> bool:
-        """The incident and the plan, in the ledger; whether that could be done."""
+        """The incident and the plan, in the ledger; whether that could be done.
+
+        Not where another attempt serves the run: what is written would count for that one.
+        """
+        if self._is_over():
+            return False
         # In a file of its own: the attempt's may end in half a line, and its worker live on.
         ledger = self.run.ledger()
         given = {"attempt": self.attempt.number, "launch": launch, "saved_before": saved_before}

@@ -88,5 +88,10 @@ def test_attempts_come_in_their_order_though_their_clocks_differ() -> None:
     ]  # fmt: skip
 
 
+def test_a_restart_counts_though_the_next_attempts_clock_is_behind() -> None:
+    events = [at(1, "resumed", 1), at(5, "restart", 1), at(3, "resumed", 2)]
+    assert [each.kind for each in believed(events)] == ["resumed", "restart", "resumed"]
+
+
 def test_only_what_trainings_write_is_their_word() -> None:
     assert believed([at(1, "attempt", 1), at(2, "finished", 1), event("incident")]) == []
