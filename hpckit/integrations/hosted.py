@@ -29,6 +29,7 @@ from hpckit.train.rates import scale_rates, set_rates
 from hpckit.train.returning import Returning
 from hpckit.train.session import Session
 from hpckit.train.surroundings import Surroundings
+from hpckit.train.taking import Taking
 
 
 class Where(Protocol):
@@ -83,7 +84,8 @@ class Hosted(Session):
         found = None
         if self.ranks.rank == 0:
             keeper = self.around.keeper(self.ranks, self.teller)
-            found = Returning(self, keeper, self.around).newest(believed(self.around.events()))
+            returning = Returning(self, keeper, self.around, Taking(self, keeper))
+            found = returning.newest(believed(self.around.events()))
         self.chosen = self.ranks.told(found)
         return loaded(self.chosen, self.ranks.rank)[1] if self.chosen is not None else None
 
@@ -188,7 +190,7 @@ class Hosted(Session):
         """Nothing can be forgotten here."""
         if not self._has_room:
             self._has_room = True
-            self._returning.make_room()
+            self._taking.make_room()
 
     def epoch_over(self) -> None:
         """The epoch and all that the framework does after it are over."""

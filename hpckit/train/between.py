@@ -21,6 +21,7 @@ from hpckit.train.place import Trail
 from hpckit.train.pulse import BETWEEN, SAVING
 from hpckit.train.returning import Returning
 from hpckit.train.surroundings import Surroundings
+from hpckit.train.taking import Taking
 from hpckit.train.training import Training
 
 TERMINATED = 143
@@ -56,7 +57,8 @@ class Between(Training):
         self._forgotten = Forgotten(self.registry)
         self._keeper = self.around.keeper(self.ranks, self.teller)
         self._keeper.writer.settle = self._settle
-        self._returning = Returning(self, self._keeper, self.around)
+        self._taking = Taking(self, self._keeper)
+        self._returning = Returning(self, self._keeper, self.around, self._taking)
         resumed = self._returning.resume()
         atexit.register(self.close)
         if not resumed:
@@ -211,7 +213,7 @@ class Between(Training):
         phase = self.phase
         if why is not None:
             self.phase = SAVING
-        self._returning.take(why, is_good=is_good)
+        self._taking.take(why, is_good=is_good)
         self.phase = phase
         if why is not None:
             self._why, self.is_best = None, False
@@ -224,7 +226,7 @@ class Between(Training):
         if is_new:
             # Another optimizer may have had its first turn only then.
             self._looks.discard(steps)
-            self._returning.make_room()
+            self._taking.make_room()
         if self._forgotten is None:
             return
         if steps == 1 and is_new:

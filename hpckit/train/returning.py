@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,8 @@ from hpckit.monitor.incident import Incident
 from hpckit.train import recorded
 from hpckit.train.healing import Stopped, usual_norms
 from hpckit.train.keeper import Keeper, loaded
-from hpckit.train.sharded import Sharded
-from hpckit.train.snapshots import Snapshot, all_bad
-from hpckit.train.tree import tensors_of
+from hpckit.train.snapshots import Snapshot
+from hpckit.train.taking import Taking
 from hpckit.train.writing import SHARDED
 
 if TYPE_CHECKING:
@@ -33,65 +31,20 @@ State = dict[str, Any]
 
 
 class Returning:
-    """Takes the session's state, and puts it back."""
+    """Puts the session's state back."""
 
-    def __init__(self, session: Between, keeper: Keeper, around: Surroundings) -> None:
+    def __init__(
+        self, session: Between, keeper: Keeper, around: Surroundings, taking: Taking
+    ) -> None:
         self.session = session
         self.keeper = keeper
         self.around = around
+        self.taking = taking
         keeper.misfit = session.registry.misfit
-        self.sharded = Sharded(session.registry)
-        self._is_sharded = self.sharded.any
         # By loop: the batches that led to incidents, of the whole run.
         self._left_out: list[recorded.LeftOut] = []
         # Loads the state that was gone on from, until the program has come there.
         self._again: Callable[[], None] | None = None
-        built = {"items": session.registry.take(("module", "other"))}
-        keeper.writer.never_finite = all_bad(tensors_of(built))
-
-    # Taking.
-
-    def take(self, why: str | None, *, is_good: bool = False) -> None:
-        """Keep the state as it is now: in memory, and on disk where there is a reason."""
-        session, keeper = self.session, self.keeper
-        in_memory = keeper.ring.capacity > 0 and not self._is_sharded
-        if why is None and not in_memory:
-            return
-        shared = session.shared_state(sharded=self._is_sharded)
-        snapshot = keeper.take(session.step_number, shared, session.own_state(), good=is_good)
-        if why is not None:
-            keeper.to_disk(
-                snapshot,
-                why=why,
-                moment=(session.place.loop, session.place.epoch, session.place.taken),
-                about=self._about(),
-                plain=session.plain_state(),
-                sharded=self.sharded.save if self._is_sharded else None,
-            )
-        if self._is_sharded:
-            # What is here of it is not all that one would have to go back to.
-            keeper.taker.drop(snapshot)
-        else:
-            keeper.ring.add(snapshot)
-
-    def _about(self) -> dict[str, Any]:
-        """What the manifest tells of it."""
-        session = self.session
-        models = session.registry.of_kind("module").values()
-        return {
-            "epoch": session.place.epoch,
-            "batch": session.place.taken,
-            "changes": len(session.healer.in_force),
-            "best": session.is_best,
-            "metrics": {k: v for k, v in session.best_values.values.items() if math.isfinite(v)},
-            "params": sum(each.numel() for model in models for each in model.parameters()),
-        }
-
-    def make_room(self) -> None:
-        """After the first step, when all state is there: memory for going back."""
-        if not self._is_sharded:
-            session = self.session
-            self.keeper.make_room(session.shared_state(sharded=False), session.own_state())
 
     # Coming back after an end.
 
@@ -137,7 +90,7 @@ class Returning:
         self._end_rollback(begun, step, chosen.name)
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
-        self.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
+        self.taking.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
 
     def _end_rollback(self, begun: recorded.Begun | None, step: int, where: str | None) -> None:
@@ -198,7 +151,7 @@ class Returning:
     ) -> None:
         self.session.load(*state, again=again)
         if isinstance(chosen, Checkpoint) and (chosen.path / SHARDED).is_dir():
-            self.sharded.load(chosen.path / SHARDED)
+            self.taking.sharded.load(chosen.path / SHARDED)
 
     # Going back after an incident.
 
