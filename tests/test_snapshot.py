@@ -102,3 +102,53 @@ def test_the_half_of_a_copy_that_was_cut_off_is_cleared_away(tmp_path):
     (tmp_path / ".work.7.abc.tmp").mkdir()
     snapshot.make_work_folder(tmp_path, tmp_path / "work")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code", "work"]
+
+
+def renewed(source, home):
+    """The working folder, once it has the job's folder as it is now."""
+    snapshot.copy(snapshot.look(source, exclude=home), home / "code-002")
+    snapshot.renew_work_folder(home, home / "work", "code-002")
+    return home / "work"
+
+
+def test_a_newer_snapshot_never_writes_through_a_link_into_the_source(source, tmp_path):
+    (source / "data").mkdir()
+    (source / "data" / "list.txt").write_text("old")
+    (source / ".gitignore").write_text("data/\n")
+    home, _ = taken(source, tmp_path)
+    snapshot.make_work_folder(home, home / "work")
+    (source / ".gitignore").unlink()
+    snapshot.copy(snapshot.look(source, exclude=home), home / "code-002")
+    (source / "data" / "list.txt").write_text("edited after that")
+    snapshot.renew_work_folder(home, home / "work", "code-002")
+    assert (source / "data" / "list.txt").read_text() == "edited after that"
+    assert (home / "work" / "data" / "list.txt").read_text() == "old"
+
+
+def test_a_file_may_become_a_folder_and_a_folder_a_file_and_nothing_is_lost(source, tmp_path):
+    home, _ = taken(source, tmp_path)
+    snapshot.make_work_folder(home, home / "work")
+    (home / "work" / "lib" / "written.txt").write_text("by the program")
+    (source / "lib" / "model.py").unlink()
+    (source / "lib").rmdir()
+    (source / "lib").write_text("a file now")
+    (source / "train.py").unlink()
+    (source / "train.py").mkdir()
+    (source / "train.py" / "main.py").write_text("print(2)\n")
+    work = renewed(source, home)
+    assert (work / "lib").read_text() == "a file now"
+    assert (work / "train.py" / "main.py").read_text() == "print(2)\n"
+    (kept,) = home.glob("set-aside/*/lib/written.txt")
+    assert kept.read_text() == "by the program"
+
+
+def test_what_a_newer_snapshot_leaves_out_is_linked_where_nothing_stands(source, tmp_path):
+    home, _ = taken(source, tmp_path)
+    snapshot.make_work_folder(home, home / "work")
+    (home / "work" / "out").mkdir()
+    for name in ("data", "out"):
+        (source / name).mkdir()
+    (source / ".gitignore").write_text("data/\nout/\n")
+    work = renewed(source, home)
+    assert (work / "data").readlink() == source / "data"
+    assert not (work / "out").is_symlink()

@@ -14,11 +14,9 @@ from pathlib import Path, PurePath
 
 from hpckit.checkpoint.half import Look, look
 from hpckit.checkpoint.manifest import GONE, patiently, unread
-from hpckit.checkpoint.put_aside import put_aside
+from hpckit.checkpoint.put_aside import FOLDER, put_aside
 from hpckit.errors import HpckitError, UsageError
 from hpckit.model.numbered import NumberedPath, counter_of, problem_with
-
-FOLDER = "set-aside"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 from hpckit.clock import now_iso
 from hpckit.files import fsync_folder, told_apart, write_json
 
+FOLDER = "set-aside"
 # Says why and when, and what was to be moved from where.
 ABOUT = "why.json"
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from hpckit.checkpoint.put_aside import FOLDER as ASIDE
+from hpckit.checkpoint.put_aside import put_aside
 from hpckit.errors import UsageError
 from hpckit.files import read_json, write_json
 from hpckit.submission.ignore import Rule, ignored, inherited_rules, read_rules
@@ -184,11 +186,7 @@ def make_work_folder(home: Path, work: Path) -> None:
         return
     partial = work.with_name(f".{work.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
     shutil.copytree(home / "code", partial, symlinks=True)
-    about = read_json(home / "code.json") or {"source": "", "left_out": []}
-    for item in about["left_out"]:
-        link = partial / item["path"]
-        if not link.is_symlink() and not link.exists():
-            link.symlink_to(Path(about["source"]) / item["path"])
+    _link_left_out(home / "code.json", partial)
     try:
         partial.rename(work)
     except OSError:
@@ -201,6 +199,14 @@ def make_work_folder(home: Path, work: Path) -> None:
         shutil.rmtree(half, ignore_errors=True)
 
 
+def _link_left_out(summary: Path, work: Path) -> None:
+    about = read_json(summary) or {"source": "", "left_out": []}
+    for item in about["left_out"]:
+        link = work / item["path"]
+        if not os.path.lexists(link):
+            link.symlink_to(Path(about["source"]) / item["path"])
+
+
 def renew_work_folder(run: Path, work: Path, code: str) -> None:
     """Put a newer snapshot's files over those of the working folder, once.
 
@@ -211,11 +217,21 @@ def renew_work_folder(run: Path, work: Path, code: str) -> None:
     if (read_json(mark) or {}).get("code") == code:
         return
     for path in sorted((run / code).rglob("*")):
-        target = work / path.relative_to(run / code)
-        if path.is_dir() and not path.is_symlink():
+        name = path.relative_to(run / code)
+        target = work / name
+        if os.path.lexists(target) and _is_folder(target) != _is_folder(path):
+            # A link to what was left out before, too: through it we would write into the source.
+            what = "a folder" if _is_folder(path) else "a file"
+            put_aside(work, [[str(name)]], run / ASIDE, {"why": f"in {code} it is {what}"})
+        if _is_folder(path):
             target.mkdir(exist_ok=True)
             continue
         partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         shutil.copy2(path, partial, follow_symlinks=False)
         os.replace(partial, target)
+    _link_left_out(run / f"{code}.json", work)
     write_json(mark, {"code": code})
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

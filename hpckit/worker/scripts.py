@@ -38,7 +38,7 @@ def write_scripts(
     make_work_folder(run.home, work)
     if code is not None:
         renew_work_folder(run.dir, work, code)
-    about = read_json(run.home / "code.json") or {}
+    about = read_json(run.home / "code.json" if code is None else run.dir / f"{code}.json") or {}
     places = Places(
         run=run.dir,
         home=run.home,
