@@ -6,6 +6,7 @@ said it. The new chain waits until the old attempt has ended; nothing of the run
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -214,6 +215,8 @@ def _snapshot(run: Run, number: int) -> str:
     if not source.is_dir():
         raise NotFound(f"the job's folder {source} is not there any more", "leave out --code")
     found = snapshot.look(source, exclude=run.home.parent.parent)
-    name = f"code-{number:03d}"
+    # Who died before the chain was announced has left one of this number.
+    names = (f"code-{each:03d}" for each in itertools.count(number))
+    name = next(each for each in names if not (run.dir / each).exists())
     snapshot.copy(found, run.dir / name)
     return name

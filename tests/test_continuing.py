@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from hpckit import guarding
+from hpckit import guarding, restarting
 from hpckit.errors import ChainTaken, SchedulerSilent, SubmissionRefused
-from hpckit.files import write_json
+from hpckit.files import read_json, write_json
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.spec import spec_from_json
 from hpckit.status.state import State
+from hpckit.submission import snapshot
 from hpckit.submission.continuing import continue_run
 from hpckit.worker.link import Link
 from hpckit.worker.signals import Signals
@@ -98,3 +99,38 @@ def test_nodes_that_a_person_excluded_stay_excluded(run):
     slurm = Refusing()
     continue_run(run, slurm, number=2, after=None)
     assert "--exclude='n[7-9]'" in slurm.submitted[0].read_text()
+
+
+def test_new_code_stays_whatever_chain_comes_next(run):
+    continue_run(run, Refusing(), number=2, after=None, code="code-002")
+    with pytest.raises(SubmissionRefused):
+        continue_run(run, Refusing(NO[0]), number=3, after=None)
+    continue_run(run, Refusing(), number=4, after=None)
+    assert read_json(run.chain_folder(4) / "chain.json")["code"] == "code-002"
+
+
+def test_a_chain_that_was_refused_brings_no_code(run):
+    with pytest.raises(SubmissionRefused):
+        continue_run(run, Refusing(NO[0]), number=2, after=None, code="code-002")
+    continue_run(run, Refusing(), number=3, after=None)
+    assert read_json(run.chain_folder(3) / "chain.json")["code"] is None
+
+
+def test_a_copy_that_was_cut_off_stands_in_nobodys_way(run, tmp_path, monkeypatch):
+    source = tmp_path / "job"
+    source.mkdir()
+    (source / "train.py").touch()
+    write_json(run.dir / "code.json", {"source": str(source), "left_out": []})
+    monkeypatch.setattr(snapshot.shutil, "copy2", full_disk)
+    with pytest.raises(OSError, match="full"):
+        restarting._snapshot(run, 2)
+    assert not list(run.dir.glob("code-*"))
+    monkeypatch.undo()
+    # One that was killed had no time to clear up.
+    (run.dir / "code-002").mkdir()
+    assert restarting._snapshot(run, 2) == "code-003"
+    assert (run.dir / "code-003" / "train.py").exists()
+
+
+def full_disk(*_):
+    raise OSError("full")

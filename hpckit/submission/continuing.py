@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from hpckit.checkpoint.lineage import believed
 from hpckit.errors import ChainTaken, HpckitError, SubmissionUnclear, UsageError
+from hpckit.files import read_json
 from hpckit.heal.in_force import plans_in_force, resources_in_force
 from hpckit.run import Run
 from hpckit.submission.commit import hand_over, write_chain
 from hpckit.submission.plan import Chain, SubmissionPlan, array_of, header_of
 
 if TYPE_CHECKING:
+    from hpckit.ledger import Event
     from hpckit.scheduler.base import Scheduler
     from hpckit.spec import JobSpec
 
@@ -33,6 +35,8 @@ def continue_run(
 
     `number` is the next one that the caller has seen to be free: of two who want to go on with
     a run only one can make the chain's folder, and the other is told so by ChainTaken.
+
+    `code`: a newer snapshot, from now on; without one the run keeps what it has.
 
     `beside`: chains whose links may still serve the run until this one begins.
 
@@ -61,12 +65,12 @@ def continue_run(
         chain, header={name: value for name, value in header.items() if value is not None}
     )
     plan = dataclasses.replace(plan, chains=(chain,))
+    newest = run.submission()
     try:
-        write_chain(plan, chain, code=code)
+        write_chain(plan, chain, code=code or _code_of(run, newest))
     except FileExistsError as error:
         raise ChainTaken(f"{run.id}: somebody else goes on with it just now") from error
     ledger = run.ledger()
-    newest = run.submission()
     serial = newest.data.get("serial", 0) + 1 if newest is not None else 1
     chains = [*beside, chain.number]
     ledger.write("submit", chains=chains, job_name=run.id, serial=serial)
@@ -80,6 +84,13 @@ def continue_run(
     with contextlib.suppress(OSError):
         ledger.write("submitted", chain=chain.number, job_id=array)
     return array
+
+
+def _code_of(run: Run, submission: Event | None) -> str | None:
+    """The snapshot that the run has by now, where it is another one than it began with."""
+    chains = submission.data.get("chains") if submission is not None else None
+    about = read_json(run.chain_folder(max(chains)) / "chain.json") if chains else None
+    return about.get("code") if about is not None else None
 
 
 def spec_in_force(run: Run) -> tuple[JobSpec, tuple[str, ...]]:

@@ -153,13 +153,17 @@ class _Survey:
 def copy(snapshot: Snapshot, target: Path) -> None:
     """Copy what was decided; what was left out is listed beside it, for the working folder."""
     target.mkdir()
-    for folder in snapshot.folders:
-        (target / folder).mkdir()
-    for path in snapshot.files:
-        _copy_file(snapshot.source / path, target / path)
-    for path in snapshot.links:
-        os.symlink(_link_target(snapshot.source, path), target / path)
-    write_json(target.with_name(f"{target.name}.json"), snapshot.summary())
+    try:
+        for folder in snapshot.folders:
+            (target / folder).mkdir()
+        for path in snapshot.files:
+            _copy_file(snapshot.source / path, target / path)
+        for path in snapshot.links:
+            os.symlink(_link_target(snapshot.source, path), target / path)
+        write_json(target.with_name(f"{target.name}.json"), snapshot.summary())
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
 
 
 def _copy_file(source: Path, target: Path) -> None:
@@ -168,7 +172,7 @@ def _copy_file(source: Path, target: Path) -> None:
     except FileNotFoundError as error:
         if source.exists():
             raise
-        raise UsageError(f"{source} vanished while it was copied", "submit again") from error
+        raise UsageError(f"{source} vanished while it was copied", "try again") from error
 
 
 def _link_target(source: Path, path: str) -> str:
