@@ -25,9 +25,11 @@ from hpckit.rehearsal import place as places
 from hpckit.rehearsal.course import Course, Struck, course_of, held_s
 from hpckit.rehearsal.faults import INCIDENTS, Stage, why_not
 from hpckit.rehearsal.program import has_session
+from hpckit.rehearsal.rehearsal import Wish, _Rehearsal
 from hpckit.rehearsal.result import Cost, Ending, Result, result_of
 from hpckit.rehearsed import KINDS
-from hpckit.spec import load_spec
+from hpckit.spec import load_spec, spec_from_json
+from hpckit.spec.parts import Hooks
 from hpckit.status.state import State
 
 TRAINED = Path(__file__).with_name("cluster") / "trained.py"
@@ -172,6 +174,27 @@ def test_whoever_interrupts_a_rehearsal_ends_its_run(cli, plain):
     assert f"kept for you to look at: hpckit show {run}" in said
     shown = json.loads(cli("show", run, "--json", cwd=plain.parent).stdout)
     assert shown["state"] == "cancelled"
+
+
+def rehearsal(root: Path, scheduler: Any = None, said: Any = None, **spec: Any) -> _Rehearsal:
+    """One that has not begun."""
+    wish = Wish(
+        spec=spec_from_json({"name": "a", "program": "x", **spec}),
+        source=root,
+        text="",
+        root=root,
+        place=places.Place(scheduler=scheduler, name="slurm"),
+        stage=STAGE,
+        timeout_s=1.0,
+        say=said,
+    )
+    return _Rehearsal(wish=wish, fault="crash", step=20)
+
+
+def test_nobody_is_woken_by_a_rehearsal_and_nothing_is_published(tmp_path):
+    commands = {name: ["echo"] for name in ("before_launch", "on_incident", "on_finish")}
+    hooks = rehearsal(tmp_path, hooks=commands, notify={"mail": "ana@uni.example"})._spec.hooks
+    assert hooks == Hooks(before_launch=("echo",))
 
 
 # Where.

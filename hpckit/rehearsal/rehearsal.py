@@ -32,7 +32,7 @@ from hpckit.rehearsal.strikes import (
 )
 from hpckit.rehearsed import CORNER
 from hpckit.run import Run
-from hpckit.spec.parts import Notify
+from hpckit.spec.parts import Hooks, Notify
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import State, states_of
 from hpckit.submission.commit import commit, reserve
@@ -104,7 +104,9 @@ class _Rehearsal:
     @property
     def _spec(self) -> JobSpec:
         """As it is rehearsed: nobody is woken, and a job that others displace is where they can."""
-        spec = dataclasses.replace(self.wish.spec, notify=Notify())
+        # What is to be there before a launch must be there now, too.
+        hooks = Hooks(before_launch=self.wish.spec.hooks.before_launch)
+        spec = dataclasses.replace(self.wish.spec, notify=Notify(), hooks=hooks)
         if self.fault != "preempt":
             return spec
         return dataclasses.replace(
