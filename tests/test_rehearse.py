@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ from hpckit.heal.plan import Plan
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
+from hpckit.rehearsal import clearing
 from hpckit.rehearsal import place as places
 from hpckit.rehearsal.course import Course, Struck, course_of, held_s
 from hpckit.rehearsal.faults import INCIDENTS, Stage, why_not
@@ -28,9 +31,12 @@ from hpckit.rehearsal.program import has_session
 from hpckit.rehearsal.rehearsal import Wish, _Rehearsal
 from hpckit.rehearsal.result import Cost, Ending, Result, result_of
 from hpckit.rehearsed import KINDS
+from hpckit.scheduler.base import JobStatus, Phase
 from hpckit.spec import load_spec, spec_from_json
 from hpckit.spec.parts import Hooks
 from hpckit.status.state import State
+from tests.made_runs import make_run
+from tests.test_outcome import status
 
 TRAINED = Path(__file__).with_name("cluster") / "trained.py"
 KEYS = {
@@ -176,7 +182,24 @@ def test_whoever_interrupts_a_rehearsal_ends_its_run(cli, plain):
     assert shown["state"] == "cancelled"
 
 
-def rehearsal(root: Path, scheduler: Any = None, said: Any = None, **spec: Any) -> _Rehearsal:
+class OfOthers:
+    """A Slurm that others use, too, with one job."""
+
+    kind = "slurm"
+    asked = 0
+
+    def __init__(self, job: JobStatus) -> None:
+        self.job = job
+
+    def place(self) -> str:
+        return "a cluster"
+
+    def queue(self) -> list[JobStatus]:
+        self.asked += 1
+        return [self.job]
+
+
+def rehearsal(root: Path, scheduler: Any, said: Any = None, **spec: Any) -> _Rehearsal:
     """One that has not begun."""
     wish = Wish(
         spec=spec_from_json({"name": "a", "program": "x", **spec}),
@@ -193,8 +216,23 @@ def rehearsal(root: Path, scheduler: Any = None, said: Any = None, **spec: Any) 
 
 def test_nobody_is_woken_by_a_rehearsal_and_nothing_is_published(tmp_path):
     commands = {name: ["echo"] for name in ("before_launch", "on_incident", "on_finish")}
-    hooks = rehearsal(tmp_path, hooks=commands, notify={"mail": "ana@uni.example"})._spec.hooks
-    assert hooks == Hooks(before_launch=("echo",))
+    asked = rehearsal(tmp_path, OfOthers(status(None)), hooks=commands)
+    assert asked._spec.hooks == Hooks(before_launch=("echo",))
+
+
+def test_a_folder_whose_job_has_not_ended_stays_and_others_queue_is_not_asked_often(
+    tmp_path, monkeypatch
+):
+    slurm = OfOthers(dataclasses.replace(status(None), name="a/b", phase=Phase.ENDING))
+    clock = itertools.count(step=5.0)
+    time_ = SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None)
+    monkeypatch.setattr(clearing, "time", time_)
+    said: list[str] = []
+    run = make_run(tmp_path / "a" / "b", "a/b")
+    rehearsal(tmp_path, slurm, said.append)._clear(run)
+    assert run.dir.exists()
+    assert f"{run.dir} stays" in said[0]
+    assert slurm.asked == 1
 
 
 # Where.

@@ -9,7 +9,7 @@ from hpckit.run import Run
 
 
 @click.command()
-@run_argument(many=True)
+@run_argument("RUN...")
 @root_option
 @json_option
 def cancel(names: tuple[str, ...], root: str | None, as_json: bool) -> None:

@@ -25,7 +25,7 @@ EVERY_S = 30.0
 
 
 @click.command()
-@run_argument(many=True)
+@run_argument("[RUN]...")
 @click.option("--once", is_flag=True, help="Look once and end; for cron.")
 @root_option
 @json_option

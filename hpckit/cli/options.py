@@ -39,11 +39,12 @@ def complete_run(ctx: click.Context, _param: click.Parameter, incomplete: str) -
     return [i for i in ids if i.startswith(incomplete) or i.split("/")[1].startswith(incomplete)]
 
 
-def run_argument(*, many: bool = False) -> Callable[[Any], Any]:
-    """RUN, or RUN...: an id, a unique beginning of one, a folder; none means the latest."""
-    if many:
-        return click.argument("names", metavar="RUN...", nargs=-1, shell_complete=complete_run)
-    return click.argument("name", metavar="[RUN]", required=False, shell_complete=complete_run)
+def run_argument(metavar: str = "[RUN]") -> Callable[[Any], Any]:
+    """A run, or many, as RUN...: an id, a unique beginning of one, a folder."""
+    name, nargs = ("names", -1) if metavar.endswith("...") else ("name", 1)
+    return click.argument(
+        name, metavar=metavar, nargs=nargs, required=False, shell_complete=complete_run
+    )
 
 
 def find_run(root: str | None, name: str | None) -> Run:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spec_path", metavar="[SPEC]", default="job.yaml", type=click.Path())
 @click.option(
-    "--fault", type=click.Choice(KINDS), metavar="FAULT", help=f"{', '.join(KINDS)}; or all."
+    "--fault",
+    type=click.Choice(KINDS),
+    metavar="FAULT",
+    help=f"{', '.join(KINDS)}; without it all.",
 )
 @click.option("--step", type=click.IntRange(min=1), help="Where it strikes, in steps done.")
 @set_option

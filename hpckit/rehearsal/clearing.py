@@ -19,6 +19,7 @@ from hpckit.scheduler.base import Phase
 
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
+    from hpckit.status.queue_cache import QueueCache
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A program that is told to end may save, and is killed after this at most sites.
@@ -50,7 +51,7 @@ def cancelled(run_dir: Path, scheduler: Scheduler) -> None:
         cancel_run(run)
 
 
-def gone(scheduler: Scheduler, name: str) -> bool:
+def gone(scheduler: Scheduler | QueueCache, name: str) -> bool:
     """Wait until no job of a name is alive, for so long as ending may take."""
     until, pause_s = time.monotonic() + GONE_S, 0.25
     while time.monotonic() < until:

@@ -76,6 +76,7 @@ class _Rehearsal:
     state: State = field(default_factory=lambda: State(state="pending"))
 
     def __post_init__(self) -> None:
+        self.cache = QueueCache(self.wish.place.scheduler)
         self.saying = Saying(fault=self.fault, say=self.wish.say)
         self.needs = self._spec.checkpoint.confirm_steps if self.fault in faults.NUMERIC else 1
 
@@ -89,15 +90,24 @@ class _Rehearsal:
             run = commit(
                 plan, self.wish.place.scheduler, source=self.wish.source, spec_text=self.wish.text
             ).run
+            self.cache.forget()
             self.saying.submitted(run, self.wish.place.words, self.step)
             late_s = self._watch(run, undo)
             result = self._judged(run, late_s)
             self.saying.judged(result)
             if result.as_expected:
                 kept.pop_all()
-        if result.as_expected and gone(self.wish.place.scheduler, run.id):
-            removed(plan.dir)
+        if result.as_expected:
+            self._clear(run)
         return result
+
+    def _clear(self, run: Run) -> None:
+        place = self.wish.place
+        # A queue that others share is asked as seldom as ever.
+        if gone(place.scheduler if place.is_here else self.cache, run.id):
+            removed(run.dir)
+        else:
+            self.saying.left(run.dir)
 
     # Submitting.
 
@@ -150,10 +160,9 @@ class _Rehearsal:
     def _watch(self, run: Run, undo: contextlib.ExitStack) -> float | None:
         """Until there is nothing more to see; the seconds after which nobody waited any longer."""
         strike = self._strike(run, undo)
-        cache = QueueCache(self.wish.place.scheduler)
         until = time.monotonic() + self.wish.timeout_s
         while True:
-            self.state = states_of([run], cache)[0][1]
+            self.state = states_of([run], self.cache)[0][1]
             self.struck = self.struck or strike.look(run)
             if self.struck is not None and not self._is_healed():
                 self._follow(run, self.struck)

@@ -56,6 +56,9 @@ class Saying:
         if folder.exists():
             self._once(f"kept for you to look at: hpckit show {folder}")
 
+    def left(self, folder: Path) -> None:
+        self._once(f"its job may not have ended yet: {folder} stays, and may be deleted after that")
+
     def _once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
