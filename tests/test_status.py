@@ -18,9 +18,19 @@ from hpckit.run import IDENTITY, Attempt, Run, identity, open_run, point_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.scheduler.local_state import Process
 from hpckit.spec import spec_from_json
-from hpckit.status.state import LOST, Answer, Facts, assign, decide, facts_of, in_foreground
+from hpckit.status.state import (
+    LOST,
+    Answer,
+    Facts,
+    State,
+    assign,
+    decide,
+    facts_of,
+    in_foreground,
+)
 from hpckit.status.steps import incidents
-from hpckit.status.view import _step
+from hpckit.status.view import _step, describe
+from tests.made_runs import begin, make_sweep
 from tests.test_outcome import status
 
 NOW = time.time()
@@ -273,6 +283,16 @@ def test_the_step_of_a_run_is_the_last_that_its_newest_attempt_wrote(tmp_path):
     unreadable = attempts[2].dir / "readings" / "launch-1" / "0-0.jsonl"
     unreadable.mkdir(parents=True)
     assert _step(attempts) == 50
+
+
+def test_a_point_has_as_many_attempts_left_as_its_limits_say(tmp_path):
+    point, _ = make_sweep(tmp_path / "s", 2)
+    spec = spec_from_json({"name": "agent", "program": "x", "limits": {"attempts": 6}})
+    write_json(point.home / "spec.json", spec.to_json())
+    begin(point)
+    fact = facts_of(point)
+    assert describe(fact, State(state="running"))["attempts_left"] == 5
+    assert describe(fact, State(state="done"))["attempts_left"] == 0
 
 
 def test_an_incident_that_makes_no_sense_is_shown_all_the_same():

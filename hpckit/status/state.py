@@ -123,7 +123,8 @@ class Facts:
 
     @property
     def attempts_left(self) -> int:
-        return self.run.spec().limits.attempts - len(self.attempts)
+        """How many more there may be."""
+        return max(0, self.run.spec().limits.attempts - len(self.attempts))
 
 
 def chain_of(run: Run) -> int:
@@ -292,7 +293,7 @@ def _gone(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -
         return State(state=outcome.state, reason=outcome.reason)
     said = facts.attempts[-1].ended() if facts.attempts else None
     reason = str(said["reason"]) if said is not None else outcome.reason
-    if facts.attempts_left <= 0:
+    if not facts.attempts_left:
         used = len(facts.attempts)
         return State(state="stopped", reason=f"{reason}; all {used} attempts are used")
     reason = reason.removesuffix(f"; {NOBODY_NEXT}")

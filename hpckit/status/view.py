@@ -60,7 +60,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         },
         "next": state.next,
         "ends_by": state.ends_by,
-        "attempts_left": _attempts_left(facts, state, spec.limits.attempts),
+        "attempts_left": 0 if state.is_final else facts.attempts_left,
         "attempts": told,
         "waited_s": round(_waited_s(facts, told), 1),
         "now": now(facts.attempts),
@@ -124,13 +124,6 @@ def _checkpoints(run: Run) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError):
         return listing(Store.of_run(run.dir))
     return []
-
-
-def _attempts_left(facts: Facts, state: State, limit: int) -> int:
-    """How many more there may be; a point of a sweep has one in all."""
-    if state.is_final:
-        return 0
-    return max(0, (1 if facts.run.point is not None else limit) - len(facts.attempts))
 
 
 def _attempt(
