@@ -30,6 +30,8 @@ class Guarded:
     state: State
     job_id: str | None = None
     said: str = ""
+    # Nobody could see how it stands, or start what it needs.
+    failed: bool = False
 
 
 def guard(runs: Sequence[Run], cache_of: CacheOf) -> list[Guarded]:
@@ -54,7 +56,7 @@ def to_guard(runs: Sequence[Run]) -> list[Run]:
 
 def _served(run: Run, state: State, newest: int, cache: QueueCache | None) -> Guarded:
     if state.state != "healing" or cache is None:
-        return Guarded(run=run, state=state)
+        return Guarded(run=run, state=state, failed=state.state == "unknown")
     if _is_announced(run, newest):
         return Guarded(run=run, state=state, said="somebody has just gone on with it")
     from hpckit.submission.continuing import continue_run
@@ -64,7 +66,7 @@ def _served(run: Run, state: State, newest: int, cache: QueueCache | None) -> Gu
     except ChainTaken as error:
         return Guarded(run=run, state=state, said=error.message)
     except (HpckitError, OSError) as error:
-        return Guarded(run=run, state=state, said=f"not submitted: {error}")
+        return Guarded(run=run, state=state, said=f"not submitted: {error}", failed=True)
     finally:
         cache.forget()
     return Guarded(run=run, state=state, job_id=job_id, said=f"goes on as job {job_id}")

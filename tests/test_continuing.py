@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
 from hpckit import guarding, restarting
+from hpckit.cli.guard import guard
 from hpckit.errors import ChainTaken, SchedulerSilent, SubmissionRefused
 from hpckit.files import read_json, write_json
 from hpckit.run import IDENTITY, identity, open_run
@@ -74,6 +76,24 @@ def test_what_was_announced_just_now_is_left_to_who_announced_it(run):
     continue_run(run, Refusing(), number=2, after="1_1")
     told = guarding._served(run, State(state="healing"), 2, Refusing())
     assert told.said == "somebody has just gone on with it"
+
+
+@pytest.mark.parametrize(
+    ("slurm", "state", "code"),
+    [
+        (Refusing(), "healing", 0),
+        (Refusing(NO[0]), "healing", 1),
+        (Refusing(), "unknown", 1),
+        (Refusing(), "running", 0),
+    ],
+)
+def test_cron_sees_by_the_exit_code_whether_a_guard_could_do_its_work(
+    run, monkeypatch, slurm, state, code
+):
+    served = guarding._served(run, State(state=state), 1, slurm)
+    monkeypatch.setattr(guarding, "guard", lambda runs, cache_of: [served])
+    done = CliRunner().invoke(guard, ["--once", "--root", str(run.dir.parent), str(run.dir)])
+    assert done.exit_code == code, done.output
 
 
 def test_of_two_who_go_on_the_second_is_told_so(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ def guard(names: tuple[str, ...], once: bool, root: str | None, as_json: bool) -
     """Start the next attempt of runs that have none: RUN..., or all runs under the root.
 
     Most runs need no guard: their next attempts wait in the queue. It is for where a job may not
-    submit another, and for what a lost node has left. It ends when all runs have ended.
+    submit another, and for what a lost node has left. It ends when all runs have ended. With --once the
+    exit code is 1 where Slurm did not say how a run stands, or did not take its next attempt.
     """
     from hpckit.guarding import guard as look
     from hpckit.guarding import to_guard
@@ -46,12 +48,14 @@ def guard(names: tuple[str, ...], once: bool, root: str | None, as_json: bool) -
         found = look(to_guard(_runs(root, names)), CacheOf())
         if as_json:
             print_json({"runs": [_plain(each) for each in found]})
-            return
-        _tell(found, said)
+        else:
+            _tell(found, said)
         if once or not found:
-            note(f"{len(found)} of the runs have not ended" if found else "all runs have ended")
-            return
+            break
         time.sleep(EVERY_S)
+    if not as_json:
+        note(f"{len(found)} of the runs have not ended" if found else "all runs have ended")
+    sys.exit(1 if any(each.failed for each in found) else 0)
 
 
 def _runs(root: str | None, names: tuple[str, ...]) -> list[Run]:
