@@ -32,12 +32,13 @@ def worker_log(run: Run, attempt: Attempt) -> Path:
 
 def newest_link_log(run: Run) -> Path | None:
     """What the last task to begin for a run printed, an attempt or not."""
-    found = [path for path in run.home.glob("chains/*/*.log") if _serves(run, path)]
+    logs = (path for folder in {run.home, run.dir} for path in folder.glob("chains/*/*.log"))
+    found = [path for path in logs if _serves(run, path)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _serves(run: Run, log: Path) -> bool:
-    if run.point is None:
+    if log.is_relative_to(run.dir):
         return True
     chain = read_json(log.with_name("chain.json")) or {}
     return log.stem.rpartition("_")[2] == str(run.point - int(chain.get("offset", 0)))

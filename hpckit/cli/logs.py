@@ -76,10 +76,11 @@ def _log(run: Run, attempt: int | None, rank: int | None) -> tuple[int | None, P
     from hpckit.errors import NotFound
     from hpckit.logs import newest_link_log, rank_log, worker_log
 
+    if rank is None and attempt is None and (newest := newest_link_log(run)):
+        # Maybe of a worker that came to no attempt: why, it or the shell before it has said.
+        by = (each.number for each in run.attempts() if worker_log(run, each) == newest)
+        return next(by, None), newest
     chosen = [each for each in run.attempts() if attempt in (None, each.number)]
-    if not chosen and attempt is None and rank is None and (path := newest_link_log(run)):
-        # No worker came so far as to begin an attempt: why, it or the shell before it has said.
-        return None, path
     if not chosen:
         what = f"attempt {attempt}" if attempt else "attempt yet"
         raise NotFound(f"{run.id} has no {what}", f"hpckit show {run.id} tells what it waits for")
