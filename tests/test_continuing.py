@@ -113,6 +113,17 @@ def test_a_link_does_not_wait_for_a_later_chain_that_was_refused(run, monkeypatc
     assert run.submission().data["chains"] == [1]
 
 
+def test_who_is_refused_takes_nobody_elses_later_submission_back(run):
+    class Beside(Refusing):
+        def submit(self, script):
+            continue_run(run, Refusing(), number=3, after=None)
+            return super().submit(script)
+
+    with pytest.raises(SubmissionRefused):
+        continue_run(run, Beside(NO[0]), number=2, after=None)
+    assert run.submission().data["chains"] == [3]
+
+
 def test_nodes_that_a_person_excluded_stay_excluded(run):
     spec = {"name": "a", "program": "x", "limits": {"attempts": 12}, "slurm": {"exclude": "n[7-9]"}}
     write_json(run.dir / "spec.json", spec_from_json(spec).to_json())

@@ -20,7 +20,7 @@ from hpckit.worker import link as links
 from hpckit.worker import settling
 from hpckit.worker import watch as watches
 from hpckit.worker.link import Link
-from hpckit.worker.outcome import FENCED, SUPERSEDED, Outcome
+from hpckit.worker.outcome import FENCED, GO_ON, SUPERSEDED, Outcome
 from hpckit.worker.signals import Signals
 from tests.test_outcome import status
 
@@ -151,6 +151,8 @@ def test_an_older_submission_does_nothing(run, monkeypatch):
     run.ledger("person").write("submit", chains=[2], serial=1)
     run.ledger("person").write("submitted", chain=2, job_id="7")
     assert not went_on(make_link(run, Answering([])), monkeypatch)
+    # If that one never came to be, nobody may take this one's end for the run's.
+    assert make_link(run, Answering([])).serve() == GO_ON
 
 
 def test_a_worker_whose_node_was_given_up_ends_nothing_and_cancels_nothing(run):

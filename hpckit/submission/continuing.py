@@ -16,7 +16,6 @@ from hpckit.submission.commit import hand_over, write_chain
 from hpckit.submission.plan import Chain, SubmissionPlan, array_of, header_of
 
 if TYPE_CHECKING:
-    from hpckit.ledger import Event
     from hpckit.scheduler.base import Scheduler
     from hpckit.spec import JobSpec
 
@@ -65,20 +64,22 @@ def continue_run(
         chain, header={name: value for name, value in header.items() if value is not None}
     )
     plan = dataclasses.replace(plan, chains=(chain,))
-    newest = run.submission()
     try:
-        write_chain(plan, chain, code=code or _code_of(run, newest))
+        write_chain(plan, chain, code=code or _code_of(run))
     except FileExistsError as error:
         raise ChainTaken(f"{run.id}: somebody else goes on with it just now") from error
     ledger = run.ledger()
+    newest = run.submission()
     serial = newest.data.get("serial", 0) + 1 if newest is not None else 1
     chains = [*beside, chain.number]
     ledger.write("submit", chains=chains, job_name=run.id, serial=serial)
     try:
         array = hand_over(plan, run, scheduler, chain)
     except HpckitError as error:
-        if newest is not None and not isinstance(error, SubmissionUnclear):
-            # A definite no: what was submitted before goes on.
+        ours = run.submission()
+        is_newest = ours is not None and ours.data.get("chains") == chains
+        if newest is not None and is_newest and not isinstance(error, SubmissionUnclear):
+            # A definite no: what was submitted before goes on, if nobody has submitted since.
             ledger.write("submit", chains=newest.data.get("chains", []), serial=serial + 1)
         raise
     with contextlib.suppress(OSError):
@@ -86,9 +87,10 @@ def continue_run(
     return array
 
 
-def _code_of(run: Run, submission: Event | None) -> str | None:
+def _code_of(run: Run) -> str | None:
     """The snapshot that the run has by now, where it is another one than it began with."""
-    chains = submission.data.get("chains") if submission is not None else None
+    newest = run.submission()
+    chains = newest.data.get("chains") if newest is not None else None
     about = read_json(run.chain_folder(max(chains)) / "chain.json") if chains else None
     return about.get("code") if about is not None else None
 

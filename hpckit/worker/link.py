@@ -27,7 +27,7 @@ from hpckit.worker.attempting import Attempting
 from hpckit.worker.healing import Answer, Healing, Seen
 from hpckit.worker.herald import Herald
 from hpckit.worker.next_links import NextLinks
-from hpckit.worker.outcome import NOT_STARTED, SUPERSEDED, TERMINATED, Outcome
+from hpckit.worker.outcome import GO_ON, NOT_STARTED, SUPERSEDED, TERMINATED, Outcome
 from hpckit.worker.settling import Settled, Settling
 from hpckit.worker.signals import Signals
 from hpckit.worker.words import end_attempt, insist
@@ -96,7 +96,8 @@ class Link:
             return 0
         if not self.next.is_newest():
             print("hpckit: nothing to do: another submission took this one's place", flush=True)
-            return 0
+            # Not 0: if that one never came to be, a reader must not take ours for the run's end.
+            return GO_ON
         cancelled = self._cancelled()
         if cancelled is not None:
             return self._finish(cancelled)
