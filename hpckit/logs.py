@@ -38,7 +38,7 @@ def newest_link_log(run: Run) -> Path | None:
 
 
 def _serves(run: Run, log: Path) -> bool:
-    if log.is_relative_to(run.dir):
+    if run.point is None or log.is_relative_to(run.dir):
         return True
     chain = read_json(log.with_name("chain.json")) or {}
     return log.stem.rpartition("_")[2] == str(run.point - int(chain.get("offset", 0)))

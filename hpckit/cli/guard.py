@@ -34,8 +34,9 @@ def guard(names: tuple[str, ...], once: bool, root: str | None, as_json: bool) -
     """Start the next attempt of runs that have none: RUN..., or all runs under the root.
 
     Most runs need no guard: their next attempts wait in the queue. It is for where a job may not
-    submit another, and for what a lost node has left. It ends when all runs have ended. With --once the
-    exit code is 1 where Slurm did not say how a run stands, or did not take its next attempt.
+    submit another, and for what a lost node has left. It ends when all runs have ended. With
+    --once the exit code is 1 where Slurm did not say how a run stands, or did not take its
+    next attempt.
     """
     from hpckit.guarding import guard as look
     from hpckit.guarding import to_guard
