@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ STARTS = "starts"
 # In a foreground attempt's folder: the process that it started.
 PROGRAM = "program.json"
 NEEDED = {"run", "name", "created", "scheduler"}
+LAUNCH = re.compile("launch-[0-9]+")
 # No vowels and nothing that is mistaken for another sign: an id is read aloud and typed.
 ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 LETTERS = "bcdfghjkmnpqrstvwxz"
@@ -191,7 +193,7 @@ def served_by_another(run: Path, attempt: int, launch: int) -> bool:
     """
     attempts = run / "attempts"
     with contextlib.suppress(OSError):
-        if any(name.isdigit() and int(name) > attempt for name in os.listdir(attempts)):
+        if any(name.isdecimal() and int(name) > attempt for name in os.listdir(attempts)):
             return True
         newest = launches_in(attempts / f"{attempt:03d}" / "logs")[-1:]
         return any(int(path.name.removeprefix("launch-")) > launch for path in newest)
@@ -199,9 +201,12 @@ def served_by_another(run: Path, attempt: int, launch: int) -> bool:
 
 
 def launches_in(folder: Path) -> list[Path]:
-    """A folder's parts by launch, oldest first: launch-10 comes after launch-9."""
+    """A folder's parts by launch, oldest first: launch-10 comes after launch-9.
+
+    The copy that a person has made of one is none of them.
+    """
     with contextlib.suppress(OSError):
-        found = [path for path in folder.iterdir() if path.name.startswith("launch-")]
+        found = [path for path in folder.iterdir() if LAUNCH.fullmatch(path.name)]
         return sorted(found, key=lambda path: (len(path.name), path.name))
     return []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
 
 import pytest
@@ -209,45 +210,63 @@ def test_a_signal_that_comes_early_is_held_back_until_the_time_that_was_promised
     assert watch._signalled() == "time limit"
 
 
+def watching(run, attempt, monkeypatch, poll, **spec):
+    """A watch over a launch of which only `poll` is known."""
+    (run.dir / "code").mkdir()
+
+    class Launch:
+        signal = kill = lambda *_: True
+
+    Launch.poll = staticmethod(poll)
+    monkeypatch.setattr(watches.Watch, "_start", lambda self, logs: Launch)
+    spec = spec_from_json({**run.spec().to_json(), **spec})
+    return watches.Watch(
+        run=run, spec=spec, attempt=attempt, signals=Signals(), started=now_iso()
+    )
+
+
+def ends(attempt, code):
+    (attempt.dir / "logs/launch-1/rank-0.exit").write_text(f"{code} program untold 1.0 n1")
+
+
 def test_ranks_that_end_because_another_attempt_serves_the_run_have_not_crashed(run, monkeypatch):
     """On a node that was given up srun ends first, then the next attempt begins, then they do."""
     attempt = before(run)
-    (run.dir / "code").mkdir()
-
-    class Lost:
-        def poll(self):
-            return True
 
     def later(_):
         run.claim_attempt({"job_id": "1_2"})
-        write = (attempt.dir / "logs/launch-1/rank-0.exit").write_text
-        write(f"{FENCED} program untold 1.0 n1")
+        ends(attempt, FENCED)
 
-    monkeypatch.setattr(watches.Watch, "_start", lambda self, logs: Lost())
     monkeypatch.setattr(watches.time, "sleep", later)
-    watch = watches.Watch(
-        run=run, spec=run.spec(), attempt=attempt, signals=Signals(), started=now_iso()
-    )
-    outcome = watch.serve()
+    outcome = watching(run, attempt, monkeypatch, lambda: True).serve()
     assert (outcome.state, outcome.reason, outcome.kind) == (None, SUPERSEDED, None)
 
 
 def test_how_far_a_launch_came_is_what_its_ranks_said_last(run, monkeypatch):
     attempt = before(run)
-    (run.dir / "code").mkdir()
 
-    class Ended:
-        def poll(self):
-            (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 saving\n")
-            (attempt.dir / "logs/launch-1/rank-0.exit").write_text("1 program untold 1.0 n1")
-            return True
+    def poll():
+        (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 saving\n")
+        ends(attempt, 1)
+        return True
 
-    monkeypatch.setattr(watches.Watch, "_start", lambda self, logs: Ended())
-    watch = watches.Watch(
-        run=run, spec=run.spec(), attempt=attempt, signals=Signals(), started=now_iso()
-    )
+    watch = watching(run, attempt, monkeypatch, poll)
     watch.serve()
     assert watch.stalls.step == 53
+
+
+def test_what_cannot_be_read_for_a_while_ends_no_training(run, monkeypatch):
+    attempt = before(run)
+    looks = []
+
+    def away(*_):
+        looks.append(1)
+        ends(attempt, 0)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(watches, "waiting", away)
+    outcome = watching(run, attempt, monkeypatch, lambda: bool(looks)).serve()
+    assert (outcome.state, looks) == ("done", [1])
 
 
 def oom(run):

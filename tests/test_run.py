@@ -105,7 +105,8 @@ def test_the_tenth_launch_comes_after_the_ninth(tmp_path):
     assert runs.launches_in(tmp_path / "none") == []
     for number in (10, 9, 1):
         (tmp_path / f"launch-{number}").mkdir()
-    (tmp_path / "notes").mkdir()
+    for name in ("notes", "launch-1-copy", "launch-"):
+        (tmp_path / name).mkdir()
     found = [each.name for each in runs.launches_in(tmp_path)]
     assert found == ["launch-1", "launch-9", "launch-10"]
 

@@ -185,8 +185,12 @@ class Watch:
                     (self.attempt.dir / "heartbeat").touch()
                 beat_at = now + HEARTBEAT_S
             if told is None:
-                told = self._signalled() or (self._found(now) if now >= look_at else None)
-                look_at = max(look_at, now + LOOK_S) if now >= look_at else look_at
+                told = self._signalled()
+                if told is None and now >= look_at:
+                    look_at = now + LOOK_S
+                    # What cannot be read just now says nothing.
+                    with contextlib.suppress(OSError):
+                        told = self._found(now)
                 if told is not None:
                     kill_at = now + self._grace_s(told)
                     print(f"hpckit: {told}: {_doing(told, kill_at)}", flush=True)
@@ -224,14 +228,17 @@ class Watch:
             return DIVERGES
         if served_by_another(self.run.dir, self.attempt.number, self.number):
             return SUPERSEDED
-        job = str(self.attempt.about().get("job_id"))
-        if (asked := waiting(self.run.dir, END, job)) is not None:
+        if (asked := waiting(self.run.dir, END, self._job)) is not None:
             return asked
         if now < self._signs_at:
             return None
         self._signs_at = now + min(SIGNS_S, (self.stalls.after_s or 4 * SIGNS_S) / 4)
         stall = self.stalls.look(time.monotonic(), self._signs())
         return f"{HANGS}: {stall}" if stall is not None else None
+
+    @functools.cached_property
+    def _job(self) -> str:
+        return str(self.attempt.about().get("job_id"))
 
     def _signs(self) -> dict[int, Sign]:
         """Where the ranks stand: by their own word, or by what one of them prints."""

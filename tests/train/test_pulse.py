@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from hpckit.files import write_json
 from hpckit.run import IDENTITY, identity, served_by_another
 from hpckit.spec import spec_from_json
-from hpckit.train.pulse import FENCED
+from hpckit.train.pulse import FENCED, Pulse
 
 RANK = """
 import sys, threading, time
@@ -75,6 +76,16 @@ def test_once_another_launch_serves_the_run_it_ends(
     assert "another launch serves this run" in rank.stdout.read()
 
 
+def test_its_end_needs_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    Pulse._end()
+    assert ended == [FENCED]
+
+
 def test_told_to_abort_it_says_where_it_is(run: Path, rank: subprocess.Popen[str]) -> None:
     os.kill(rank.pid, signal.SIGABRT)
     rank.wait(timeout=20)
@@ -129,6 +140,7 @@ def test_who_serves_a_run_is_told_by_its_folders(run: Path) -> None:
     (run / "attempts/002/logs/launch-10").mkdir()
     assert served_by_another(run, 2, 9)
     assert not served_by_another(run, 2, 10)
-    (run / "attempts/note").mkdir()
+    for name in ("attempts/note", "attempts/002/logs/launch-10-copy"):
+        (run / name).mkdir()
     assert not served_by_another(run, 2, 10)
     assert not served_by_another(run / "nowhere", 2, 1)
