@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from hpckit.worker import watch as watches
 from hpckit.worker.link import Link
 from hpckit.worker.outcome import FENCED, GO_ON, SUPERSEDED, Outcome
 from hpckit.worker.signals import Signals
+from hpckit.worker.stall import Stalls
 from tests.test_outcome import status
 
 
@@ -267,6 +269,20 @@ def test_what_cannot_be_read_for_a_while_ends_no_training(run, monkeypatch):
     monkeypatch.setattr(watches, "waiting", away)
     outcome = watching(run, attempt, monkeypatch, lambda: bool(looks)).serve()
     assert (outcome.state, looks) == ("done", [1])
+
+
+def test_ranks_are_not_judged_by_signs_that_they_cannot_write(run, monkeypatch):
+    attempt = before(run)
+    looks, polls = [], iter([False, False, True])
+
+    def refuses(_):
+        ends(attempt, 0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", refuses)
+    monkeypatch.setattr(Stalls, "look", lambda *_: looks.append(1))
+    watching(run, attempt, monkeypatch, lambda: next(polls)).serve()
+    assert looks == [1], "not before the end"
 
 
 def oom(run):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,11 @@ TIMES = 10.0
 # Before the first steps (imports, data, compilation), between loops (validation), and in a save.
 SLOW_S = 1800.0
 START, WITHIN, LOG = "start", "step", "log"
+# Not more often than the worker looks at anything, and of many ranks these are many files.
+OFTEN_S, SELDOM_S = 1.0, 5.0
+# How far apart a program's lines are, or an attached one's steps, nobody knows before it was seen
+# so often.
+LEAST_INTERVALS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,19 +47,32 @@ class Stall:
 
 @dataclass(kw_only=True)
 class Stalls:
-    """Watches the ranks of one launch; `after_s` is the spec's word, None learns it."""
+    """Watches the ranks of one launch; `after_s` is the spec's word, None learns it.
+
+    What counts is the time in which a rank was seen to stand still: a job that was suspended, and
+    one whose filesystem was away, come back with signs that are old.
+    """
 
     after_s: float | None = None
-    _since: dict[int, float] = field(default_factory=dict)
+    _looked_s: float | None = None
+    _for_s: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    _intervals: Counter[int] = field(default_factory=Counter)
     _last: dict[int, Sign] = field(default_factory=dict)
     # The longest that was waited for a step, within the loop and elsewhere.
     _longest: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
 
+    @property
+    def every_s(self) -> float:
+        """How often to look."""
+        return SELDOM_S if self.after_s is None else min(max(OFTEN_S, self.after_s / 4), SELDOM_S)
+
     def look(self, now_s: float, signs: Mapping[int, Sign]) -> Stall | None:
         """Take in where the ranks stand now; the one that is stuck the longest, if any is."""
+        passed_s = 0.0 if self._looked_s is None else now_s - self._looked_s
+        self._looked_s = now_s
         for rank, sign in signs.items():
-            self._take(now_s, rank, sign)
-        found = [stall for rank in self._last if (stall := self._stall(now_s, rank)) is not None]
+            self._take(min(passed_s, 2 * self.every_s), rank, sign)
+        found = [stall for rank in self._last if (stall := self._stall(rank)) is not None]
         # Others wait for the one that is behind.
         return min(found, key=lambda stall: (stall.step, -stall.for_s), default=None)
 
@@ -66,28 +86,32 @@ class Stalls:
         """Whether any step was done in this launch."""
         return any(sign.phase != START for sign in self._last.values())
 
-    def _take(self, now_s: float, rank: int, sign: Sign) -> None:
+    def _take(self, passed_s: float, rank: int, sign: Sign) -> None:
         before = self._last.get(rank)
+        self._for_s[rank] += passed_s
         if before == sign:
             return
         if before is not None and before.phase != START:
             within = before.phase == sign.phase == WITHIN
-            self._longest[within] = max(self._longest[within], now_s - self._since[rank])
-        self._last[rank], self._since[rank] = sign, now_s
+            self._longest[within] = max(self._longest[within], self._for_s[rank])
+            self._intervals[rank] += 1
+        self._last[rank], self._for_s[rank] = sign, 0.0
 
-    def _stall(self, now_s: float, rank: int) -> Stall | None:
-        sign, for_s = self._last[rank], now_s - self._since[rank]
+    def _stall(self, rank: int) -> Stall | None:
+        sign, for_s = self._last[rank], self._for_s[rank]
         usual_s = self._longest[sign.phase == WITHIN]
-        if for_s <= self._patience_s(sign, usual_s):
+        if for_s <= self._patience_s(rank, sign, usual_s):
             return None
         return Stall(rank=rank, step=sign.step, phase=sign.phase, for_s=for_s, usual_s=usual_s)
 
-    def _patience_s(self, sign: Sign, usual_s: float) -> float:
+    def _patience_s(self, rank: int, sign: Sign, usual_s: float) -> float:
         # While one validates the others wait for it, within their step.
         if all(each.phase == WITHIN for each in self._last.values()):
             return self.after_s if self.after_s is not None else max(LEAST_S, TIMES * usual_s)
         if sign.phase == LOG and self.after_s is not None:
             return self.after_s
+        if sign.phase == LOG and self._intervals[rank] < LEAST_INTERVALS:
+            return math.inf
         return max(SLOW_S, self.after_s or 0.0, 3 * usual_s)
 
 

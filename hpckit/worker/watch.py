@@ -43,10 +43,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 30.0
 POLL_S = 0.1
-# How often files are looked at for what may be asked, and for signs of progress: of many ranks
-# these are many.
+# How often files are looked at for what may be asked.
 LOOK_S = 1.0
-SIGNS_S = 5.0
 GRACE_S = 60.0
 # So long the ranks may write down where they hang.
 STACKS_S = 10.0
@@ -180,10 +178,13 @@ class Watch:
         while not launch.poll():
             now = time.time()
             if now >= beat_at:
-                # A filesystem that is full or away for a while is no reason to end a training.
-                with contextlib.suppress(OSError):
-                    (self.attempt.dir / "heartbeat").touch()
                 beat_at = now + HEARTBEAT_S
+                try:
+                    (self.attempt.dir / "heartbeat").touch()
+                except OSError:
+                    # A filesystem that is full or away for a while is no reason to end a training:
+                    # nor can the ranks write how far they are.
+                    self._signs_at = beat_at
             if told is None:
                 told = self._signalled()
                 if told is None and now >= look_at:
@@ -232,7 +233,7 @@ class Watch:
             return asked
         if now < self._signs_at:
             return None
-        self._signs_at = now + min(SIGNS_S, (self.stalls.after_s or 4 * SIGNS_S) / 4)
+        self._signs_at = now + self.stalls.every_s
         stall = self.stalls.look(time.monotonic(), self._signs())
         return f"{HANGS}: {stall}" if stall is not None else None
 
