@@ -222,9 +222,7 @@ def watching(run, attempt, monkeypatch, poll, **spec):
     Launch.poll = staticmethod(poll)
     monkeypatch.setattr(watches.Watch, "_start", lambda self, logs: Launch)
     spec = spec_from_json({**run.spec().to_json(), **spec})
-    return watches.Watch(
-        run=run, spec=spec, attempt=attempt, signals=Signals(), started=now_iso()
-    )
+    return watches.Watch(run=run, spec=spec, attempt=attempt, signals=Signals(), started=now_iso())
 
 
 def ends(attempt, code):
@@ -283,6 +281,26 @@ def test_ranks_are_not_judged_by_signs_that_they_cannot_write(run, monkeypatch):
     monkeypatch.setattr(Stalls, "look", lambda *_: looks.append(1))
     watching(run, attempt, monkeypatch, lambda: next(polls)).serve()
     assert looks == [1], "not before the end"
+
+
+def test_a_hang_that_is_only_to_be_told_is_told_once_and_ends_nothing(run, monkeypatch):
+    attempt = before(run)
+    now = 1e6
+
+    def passes(_):
+        nonlocal now
+        now += 5
+        (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 step\n")
+        ends(attempt, 0)
+
+    monkeypatch.setattr(watches.time, "time", lambda: now)
+    monkeypatch.setattr(watches.time, "monotonic", lambda: now)
+    monkeypatch.setattr(watches.time, "sleep", passes)
+    heal = {"hang": {"do": "tell", "after": "1m"}}
+    watch = watching(run, attempt, monkeypatch, lambda: now > 1e6 + 200, heal=heal)
+    assert watch.serve().state == "done"
+    told = [e.data["incident"] for e in run.ledger().events() if e.kind == "incident"]
+    assert [each["said"] for each in told] == ["hang: no step for 65 s on rank 0, after step 53"]
 
 
 def oom(run):

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 from hpckit.clock import seconds_of
 from hpckit.files import write_json
+from hpckit.heal.rules import NOT_SAID
 from hpckit.ledger import Event
+from hpckit.monitor.incident import Incident
 from hpckit.requests import END, waiting
 from hpckit.run import PROGRAM, Attempt, Run, served_by_another
 from hpckit.submission.plan import lead_s
 from hpckit.worker import launch as launching
 from hpckit.worker.log_healing import LogHealing
-from hpckit.worker.log_watch import LogWatch, watched_log
+from hpckit.worker.log_watch import LogWatch, tell, watched_log
 from hpckit.worker.outcome import (
     DIVERGES,
     HANGS,
@@ -36,7 +38,7 @@ from hpckit.worker.rank_script import Layout
 from hpckit.worker.scripts import write_scripts
 from hpckit.worker.signals import Signals
 from hpckit.worker.spending import Spending
-from hpckit.worker.stall import LOG, Sign, Stalls, signs_in
+from hpckit.worker.stall import LOG, Sign, Stall, Stalls, signs_in
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -79,8 +81,9 @@ class Watch:
     stalls: Stalls = field(init=False)
 
     def __post_init__(self) -> None:
-        hang = self.spec.heal.get("hang")
-        self.stalls = Stalls(after_s=hang.after if hang is not None else None)
+        self._remedy = self.spec.heal.get("hang", NOT_SAID)
+        self.stalls = Stalls(after_s=self._remedy.after)
+        self._told_of: int | None = None
         self._spending = Spending(
             run=self.run, spec=self.spec, attempt=self.attempt, started=self.started
         )
@@ -235,7 +238,26 @@ class Watch:
             return None
         self._signs_at = now + self.stalls.every_s
         stall = self.stalls.look(time.monotonic(), self._signs())
-        return f"{HANGS}: {stall}" if stall is not None else None
+        if stall is None:
+            return None
+        if self._remedy.do == "tell":
+            self._tell(stall)
+            return None
+        return f"{HANGS}: {stall}"
+
+    def _tell(self, stall: Stall) -> None:
+        """Write down a hang that nothing is done about, once where it stands."""
+        if stall.step == self._told_of:
+            return
+        incident = Incident(kind="hang", step=stall.step, answer="tell", said=f"{HANGS}: {stall}")
+        self.run.ledger(f"attempt-{self.attempt.number:03d}").write(
+            "incident",
+            attempt=self.attempt.number,
+            launch=self.number,
+            incident=incident.to_json(),
+        )
+        self._told_of = stall.step
+        tell(str(incident))
 
     @functools.cached_property
     def _job(self) -> str:
