@@ -68,6 +68,14 @@ def test_a_training_whose_steps_are_slow_is_given_more_time() -> None:
     assert looking.after(2, step(5)) is not None
 
 
+def test_how_long_a_step_takes_is_learned_though_something_follows_it() -> None:
+    looking = Looking()
+    for number in range(3):
+        looking.after(200, step(number))
+        looking.after(200, step(number, "between"))
+    assert looking.after(1900, step(3)) is None
+
+
 def test_how_long_a_start_took_says_nothing_about_steps() -> None:
     looking = Looking()
     looking.after(1000, step(0, "start"))

@@ -19,7 +19,8 @@ from hpckit.run import served_by_another
 from hpckit.worker.outcome import FENCED
 
 EVERY_S = 1.0
-# Within the loop a step comes soon; before it, between two loops, and while saving it may be long.
+# In the loop's body a step comes soon; before the loop, after the step, and while saving it may be
+# long.
 START, STEP, BETWEEN, SAVING = "start", "step", "between", "saving"
 # So many steps of a process may compile something: it is still starting.
 FIRST_STEPS = 3

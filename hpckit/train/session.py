@@ -209,12 +209,15 @@ class Session(Between):
                 self._data.note(batch, waited / len(taken), feed.length)
             # Not at the end of the pass before: a schedule may have moved after that epoch.
             self._planned.look()
+            # An epoch's last pass may have a validation in it, and no step.
+            self.phase = BETWEEN if feed.is_last else STEP
             try:
                 yield taken if accumulate > 1 else taken[0]
             except GeneratorExit:
                 if _left_by_break():
                     self._broken = (feed, first)
                 raise
+            self.phase = STEP
             is_step = self.stepper.has_stepped
             if self._between(feed, first):
                 return True
@@ -247,6 +250,8 @@ class Session(Between):
         if self.fault is not None:
             self._strike()
         self.stepper.step(optimizer, loss=loss, scaler=scaler, closure=closure)
+        # What comes in the rest of the body may be a validation.
+        self.phase = BETWEEN
 
     def _strike(self) -> None:
         assert self.fault is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 # Within the loop, where a step follows the other; what is learned makes it longer.
 LEAST_S = 300.0
 TIMES = 10.0
-# Before the first steps (imports, data, compilation), between loops (validation), and in a save.
+# Before the first steps (imports, data, compilation), after a step (validation), and in a save.
 SLOW_S = 1800.0
 START, WITHIN, LOG = "start", "step", "log"
 # Not more often than the worker looks at anything, and of many ranks these are many files.
@@ -92,7 +92,7 @@ class Stalls:
         if before == sign:
             return
         if before is not None and before.phase != START:
-            within = before.phase == sign.phase == WITHIN
+            within = before.phase == WITHIN
             self._longest[within] = max(self._longest[within], self._for_s[rank])
             self._intervals[rank] += 1
         self._last[rank], self._for_s[rank] = sign, 0.0

@@ -64,6 +64,30 @@ def test_loops_one_after_the_other_go_on_in_the_right_one(life: Lives) -> None:
     assert program(life.begin()) == []
 
 
+def test_a_validation_in_the_body_is_told_from_a_step_that_does_not_come(life: Lives) -> None:
+    """Steps at every third batch of ten: the last pass has none."""
+    run = life.begin()
+    training, told = Training(run, schedule=None), []
+
+    def loading() -> Iterator[Any]:
+        for number, batch in enumerate(training.loader):
+            told.append(run.phase)
+            yield number, batch
+
+    class Loader:
+        __iter__ = staticmethod(loading)
+        __len__ = staticmethod(lambda: 10)
+
+    for number, (x, y) in run.batches(Loader(), epochs=1):
+        told.append(run.phase)
+        (training.model(x) - y).square().mean().backward()
+        if number % 3 == 2:
+            run.step(training.optimizer)
+            told.append(run.phase)
+    loaded_and_passed = ["step", "step"]
+    assert told == [*3 * loaded_and_passed, "between"] * 3 + ["step", "between"]
+
+
 def two_loops(run: Any, *, onset: int | None = None, until: int | None = None) -> list[Any]:
     """Two epochs each; struck at step 32, if there is an onset."""
     training = Training(run)
