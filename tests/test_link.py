@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from hpckit.monitor.incident import Incident
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.spec import spec_from_json
+from hpckit.train.pulse import FENCED
 from hpckit.worker import link as links
 from hpckit.worker import settling
 from hpckit.worker import watch as watches
 from hpckit.worker.link import Link
-from hpckit.worker.outcome import FENCED, GO_ON, SUPERSEDED, Outcome
+from hpckit.worker.outcome import GO_ON, SUPERSEDED, Outcome
 from hpckit.worker.signals import Signals
 from hpckit.worker.stall import Stalls
 from tests.test_outcome import status
@@ -240,6 +243,19 @@ def test_ranks_that_end_because_another_attempt_serves_the_run_have_not_crashed(
     monkeypatch.setattr(watches.time, "sleep", later)
     outcome = watching(run, attempt, monkeypatch, lambda: True).serve()
     assert (outcome.state, outcome.reason, outcome.kind) == (None, SUPERSEDED, None)
+
+
+def test_what_knows_nothing_of_hpckit_is_ended_on_the_node_that_was_given_up(run, monkeypatch):
+    attempt = before(run)
+    marks = {"HPCKIT_RUN_DIR": str(run.dir), "HPCKIT_ATTEMPT": "1", "HPCKIT_LAUNCH": "1"}
+    with subprocess.Popen(["sleep", "60"], env=marks) as rank:
+
+        def poll():
+            run.claim_attempt({"job_id": "1_2"})
+            return True
+
+        watching(run, attempt, monkeypatch, poll).serve()
+        assert rank.wait(timeout=20) == -signal.SIGKILL
 
 
 def test_how_far_a_launch_came_is_what_its_ranks_said_last(run, monkeypatch):

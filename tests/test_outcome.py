@@ -33,6 +33,7 @@ def test_the_rank_that_failed_first_is_named():
         ([rank(0, 1, "setup")], "the environment's setup ended with exit code 1"),
         ([rank(0, 137)], "the program was killed by SIGKILL"),
         ([rank(0, 2)], "the program ended with exit code 2"),
+        ([rank(0, 77)], "the program ended with exit code 77"),
         ([], "1 of 1 ranks ended without a word: slurmstepd: killed"),
     ],
 )
@@ -160,9 +161,3 @@ def test_a_failure_that_could_not_be_written_down_is_a_failure_of_the_run():
     failed = dataclasses.replace(status(Cause.FAILED), exit_code=4)
     found = after_a_silent_end(failed)
     assert (found.state, found.reason) == ("failed", "failed, by the worker's exit code alone")
-
-
-def test_a_rank_that_saw_another_launch_serve_the_run_has_not_failed():
-    outcome = judge([rank(0, 77), rank(1, 137)], ranks=2, told=None)
-    assert (outcome.state, outcome.kind) == (None, None)
-    assert outcome.reason == "another attempt serves the run"

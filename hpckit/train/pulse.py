@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hpckit.run import served_by_another
-from hpckit.worker.outcome import FENCED
 
 EVERY_S = 1.0
+# What a rank ends with that has seen another launch serve the run; other programs may mean
+# something else by it.
+FENCED = 77
 # In the loop's body a step comes soon; before the loop, after the step, and while saving it may be
 # long.
 START, STEP, BETWEEN, SAVING = "start", "step", "between", "saving"

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 GO_ON = 75
 EXIT_CODES = {"done": 0, "stopped": 3, "failed": 4, "cancelled": 4}
 BY_EXIT_CODE: Mapping[int | None, str] = {0: "done", 3: "stopped", 4: "failed"}
-# What a rank ends with that has seen another launch serve the run.
-FENCED = 77
 TERMINATED = "terminated"
 TIME_LIMIT = "time limit"
 HANGS = "hang"
@@ -66,8 +64,6 @@ def judge(
     """
     if told is not None and told.startswith("limits"):
         return Outcome(state="stopped", reason=told)
-    if any(exit_.code == FENCED for exit_ in exits):
-        return Outcome(state=None, reason=SUPERSEDED)
     if told == TIME_LIMIT:
         return Outcome(state=None, reason=TIME_LIMIT, kind="time_limit")
     if told is not None and told.startswith(HANGS):

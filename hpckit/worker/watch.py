@@ -33,7 +33,7 @@ from hpckit.worker.outcome import (
     Outcome,
     judge,
 )
-from hpckit.worker.processes import LocalProcesses, SlurmStep
+from hpckit.worker.processes import LocalProcesses, SlurmStep, end_leftovers
 from hpckit.worker.rank_script import Layout
 from hpckit.worker.scripts import write_scripts
 from hpckit.worker.signals import Signals
@@ -123,6 +123,11 @@ class Watch:
             # It came to its end before anybody could end it; what it ended with is of no use.
             told = DIVERGES
         last, exits = self._last_word(), self._exits(logs)
+        if served_by_another(self.run.dir, self.attempt.number, self.number):
+            # However it came to its end. A program that does not look for itself may live on where
+            # Slurm has given up the node.
+            told = SUPERSEDED
+            end_leftovers(self.run.dir, self.attempt.number, self.number)
         # As far as they have come, and not as far as was seen a second before.
         self.stalls.look(time.monotonic(), self._signs())
         return judge(
