@@ -271,6 +271,16 @@ def test_how_far_a_launch_came_is_what_its_ranks_said_last(run, monkeypatch):
     assert watch.stalls.step == 53
 
 
+def test_a_launch_that_cannot_be_written_down_is_tried_again_by_the_next_link(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "rank.sh")
+
+    monkeypatch.setattr(watches, "write_scripts", full)
+    outcome = watching(run, before(run), monkeypatch, lambda: True).serve()
+    said = "the launch could not start: cannot write rank.sh: No space left on device"
+    assert (outcome.state, outcome.reason) == (None, said)
+
+
 def test_what_cannot_be_read_for_a_while_ends_no_training(run, monkeypatch):
     attempt = before(run)
     looks = []

@@ -27,6 +27,7 @@ from hpckit.worker.log_watch import LogWatch, tell, watched_log
 from hpckit.worker.outcome import (
     DIVERGES,
     HANGS,
+    NOT_STARTED,
     SUPERSEDED,
     TERMINATED,
     TIME_LIMIT,
@@ -111,7 +112,7 @@ class Watch:
         except OSError as error:
             where = error.filename or self.run.dir
             what = error.strerror or error
-            return Outcome(state="failed", reason=f"cannot write {where}: {what}")
+            return Outcome(state=None, reason=f"{NOT_STARTED}: cannot write {where}: {what}")
         self.before_launch()
         launch = self._start(logs)
         ranks = self.layout.world_size
