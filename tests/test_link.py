@@ -489,11 +489,17 @@ def test_a_cancel_is_taken_back_by_who_starts_the_run_again(run, monkeypatch):
     assert run.is_cancelled()
 
 
-def test_an_attempt_that_a_person_cancelled_and_started_again_is_gone_on_with(run, monkeypatch):
+@pytest.mark.parametrize("exit_code", [0, 1, 3, 4])
+@pytest.mark.parametrize("cause", [Cause.CANCELLED, Cause.FAILED, Cause.OUT_OF_MEMORY])
+def test_an_attempt_after_which_a_person_started_again_is_gone_on_with(
+    run, monkeypatch, cause, exit_code
+):
+    """However it ended: by scancel, by a worker that died, or that could not write its end."""
     before(run)
-    cancelled = Answering([job(Phase.ENDED, Cause.CANCELLED)])
+    ended = Answering([dataclasses.replace(job(Phase.ENDED, cause), exit_code=exit_code)])
     run.ledger("person").write("restart", by_hand=True, attempt=1, after=1)
-    assert went_on(make_link(run, cancelled), monkeypatch)
+    assert went_on(make_link(run, ended), monkeypatch)
+    assert final(run.ledger().events()) is None
 
 
 def test_nothing_is_asked_for_where_no_node_can_be_spared(run, monkeypatch):

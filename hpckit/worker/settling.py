@@ -50,20 +50,30 @@ class Settling:
             return None
         status = self.end_of(str(previous.about().get("job_id")))
         when = ended["ended"] if ended else _end_time(status, previous)
+        outcome = after_a_silent_end(status, is_ours=self._is_ours(previous))
+        if self._is_restarted(previous):
+            # However it ended: a person has looked at it, and goes on.
+            outcome = Outcome(state=None, reason=outcome.reason)
         return Settled(
             attempt=previous,
-            outcome=after_a_silent_end(status, is_ours=self._is_ours(previous)),
+            outcome=outcome,
             ended=when,
             node=(status.node or None) if status is not None else None,
             may_live=ended is None and status is not None and status.phase is not Phase.ENDED,
         )
 
     def _is_ours(self, attempt: Attempt) -> bool:
-        """Whether hpckit was to end it, or a person has started the run again since."""
+        """Whether hpckit was to end it."""
         job_id = attempt.about().get("job_id")
         return any(
-            (event.kind == "scancel" and job_id in event.data.get("jobs", ()))
-            or (is_by_hand(event) and event.data.get("after") == attempt.number)
+            event.kind == "scancel" and job_id in event.data.get("jobs", ())
+            for event in self.run.ledger().events()
+        )
+
+    def _is_restarted(self, attempt: Attempt) -> bool:
+        """Whether a person has started the run again since it began."""
+        return any(
+            is_by_hand(event) and event.data.get("after") == attempt.number
             for event in self.run.ledger().events()
         )
 
