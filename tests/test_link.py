@@ -24,6 +24,7 @@ from hpckit.train.pulse import FENCED
 from hpckit.worker import link as links
 from hpckit.worker import settling
 from hpckit.worker import watch as watches
+from hpckit.worker.healing import Answer
 from hpckit.worker.link import Link
 from hpckit.worker.outcome import GO_ON, SUPERSEDED, Outcome
 from hpckit.worker.signals import Signals
@@ -510,3 +511,57 @@ def test_nothing_is_asked_for_where_no_node_can_be_spared(run, monkeypatch):
     assert went_on(make_link(run, slurm), monkeypatch)
     assert not hasattr(slurm, "changed")
     assert run.submission().data["chains"] == [1]
+
+
+class Submitting(Answering):
+    """It takes every job."""
+
+    def __init__(self, *queues):
+        super().__init__(*queues)
+        self.submitted = []
+
+    def max_array_size(self):
+        return 1001
+
+    def is_preempted(self, job_id):
+        return False
+
+    def submit(self, script):
+        self.submitted.append(script.read_text())
+        return "7"
+
+
+@pytest.mark.parametrize("do", ["relaunch", "resubmit"])
+@pytest.mark.parametrize("reason", ["hang: no step for 300 s on rank 0", "a CUDA error"])
+def test_a_scancel_while_a_crash_or_a_hang_is_dealt_with_is_left_to_the_scheduler(run, do, reason):
+    attempt = before(run)
+    slurm = Submitting([])
+    link = make_link(run, slurm, task=12)
+    link.signals.terminated = True
+    outcome = Outcome(state=None, reason=reason, kind="crash")
+    answer = Answer(outcome=outcome, plan=Plan(do=do, reason="", exclude=("n1",), intact=True))
+    outcome = link._weighed(answer, attempt)
+    assert (outcome.state, outcome.reason, slurm.submitted) == (None, "terminated", [])
+
+
+@pytest.mark.parametrize("state", ["done", "stopped", "failed"])
+def test_what_had_ended_before_a_scancel_has_ended_so(run, state):
+    attempt = before(run)
+    link = make_link(run, Answering([]))
+    link.signals.terminated = True
+    assert link._weighed(Answer(outcome=Outcome(state=state, reason="")), attempt).state == state
+
+
+@pytest.mark.parametrize(("left_s", "reason"), [(50, "terminated"), (-5, "time limit")])
+def test_who_is_told_to_end_at_the_time_limit_may_have_saved_for_too_long(
+    run, monkeypatch, left_s, reason
+):
+    """Slurm ends what it told of the limit; a person who does so before it means it."""
+    attempt = before(run)
+    slurm = Submitting([])
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + left_s))
+    link = make_link(run, slurm, task=12)
+    link.signals.terminated = True
+    ended = Outcome(state=None, reason="time limit", kind="time_limit")
+    assert link._weighed(Answer(outcome=ended), attempt).reason == reason
+    assert len(slurm.submitted) == (reason == "time limit")

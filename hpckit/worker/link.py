@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,14 +199,22 @@ class Link:
         outcome = answer.outcome
         if outcome.reason.startswith(NOT_STARTED) and self._failed_so_before(attempt):
             outcome = dataclasses.replace(outcome, state="failed")
+        if outcome.state is None and self._is_interrupted(outcome):
+            # Whatever the worker was about just then. Who it was, the next link asks the scheduler.
+            outcome = Outcome(state=None, reason=TERMINATED)
         if outcome.reason == TERMINATED:
             outcome = self._cancelled() or self._preempted(attempt) or outcome
-        if outcome.state is None and answer.plan is not None:
+        elif outcome.state is None and answer.plan is not None:
             self.next.prepare(answer.plan)
         # Who terminated a last attempt, a person or the cluster, its reader asks the scheduler.
         if outcome.state is not None or outcome.reason in (TERMINATED, SUPERSEDED):
             return outcome
         return self.next.or_stop(outcome, self._attempts_left())
+
+    def _is_interrupted(self, outcome: Outcome) -> bool:
+        """Whether the job was told to end, and not only because the program saved for too long."""
+        end = float(os.environ.get("SLURM_JOB_END_TIME", 0))
+        return self.signals.terminated and (outcome.kind != "time_limit" or time.time() < end)
 
     def _preempted(self, attempt: Attempt) -> Outcome | None:
         """Preemption speaks to the ranks alone: whether it was that, the scheduler knows."""
