@@ -41,6 +41,7 @@ class Answering:
         self.queues = list(queues)
         self.told = list(history)
         self.cancelled = []
+        self.excluded = []
 
     def queue(self):
         answer = self.queues.pop(0) if len(self.queues) > 1 else self.queues[0]
@@ -56,6 +57,7 @@ class Answering:
 
     def update(self, array_id, tasks, changed):
         self.changed = (array_id, list(tasks), changed)
+        self.excluded = list(changed.exclude)
 
     def cancel(self, job_ids, *, pending_only=False):
         self.cancelled.append((list(job_ids), pending_only))
@@ -71,10 +73,14 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "chains" / "001").mkdir(parents=True)
     found = open_run(tmp_path)
     assert found is not None
-    spec = spec_from_json({"name": "a", "program": "x", "limits": {"attempts": 12}})
-    write_json(tmp_path / "spec.json", spec.to_json())
+    write_spec(found)
     found.ledger("submitter").write("submit", chains=[1])
     return found
+
+
+def write_spec(run, **more):
+    spec = spec_from_json({"name": "a", "program": "x", "limits": {"attempts": 12}, **more})
+    write_json(run.dir / "spec.json", spec.to_json())
 
 
 def make_link(run, scheduler, task=2):
@@ -503,14 +509,25 @@ def test_an_attempt_after_which_a_person_started_again_is_gone_on_with(
     assert final(run.ledger().events()) is None
 
 
-def test_nothing_is_asked_for_where_no_node_can_be_spared(run, monkeypatch):
+@pytest.mark.parametrize(("nodes", "own"), [(["n1"], {}), (["n1", "n02"], {"exclude": "n[02-3]"})])
+def test_nothing_is_asked_for_where_no_node_can_be_spared(run, monkeypatch, nodes, own):
+    """A person's own exclusions count, too."""
+    write_spec(run, slurm=own)
     before(run)
     lost = dataclasses.replace(job(Phase.ENDED, Cause.NODE_FAIL), node="n1")
     slurm = Answering([lost])
-    slurm.nodes = lambda partition: ["n1"]
+    slurm.nodes = lambda partition: nodes
     assert went_on(make_link(run, slurm), monkeypatch)
-    assert not hasattr(slurm, "changed")
+    assert slurm.excluded == [*own.values()]
     assert run.submission().data["chains"] == [1]
+
+
+def test_of_a_job_with_several_nodes_none_is_left_out(run, monkeypatch):
+    before(run)
+    lost = dataclasses.replace(job(Phase.ENDED, Cause.NODE_FAIL), node="n[1-2]")
+    slurm = Answering([lost])
+    assert went_on(make_link(run, slurm), monkeypatch)
+    assert slurm.excluded == []
 
 
 class Submitting(Answering):

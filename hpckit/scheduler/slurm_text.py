@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -162,6 +163,26 @@ def tasks_of(expression: str) -> tuple[int, ...]:
             first, last, step = match.groups()
             found += range(int(first), int(last or first) + 1, int(step or 1))
     return tuple(found)
+
+
+def nodes_of(listed: str) -> list[str]:
+    """The names that a list of nodes such as "n[1-3,07],m2" stands for."""
+    found: list[str] = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", listed):
+        # Every second piece stood in brackets.
+        pieces = re.split(r"\[([^\]]*)\]", part)
+        choices = [_numbers(each) if n % 2 else [each] for n, each in enumerate(pieces)]
+        found += map("".join, itertools.product(*choices))
+    return found
+
+
+def _numbers(ranges: str) -> list[str]:
+    """With the zeros that stand before them: "07-10" begins with 07."""
+    return [
+        f"{number:0{len(first)}}"
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", ranges)
+        for number in range(int(first), int(last or first) + 1)
+    ]
 
 
 def exit_of(code: str) -> tuple[int | None, int | None]:

@@ -12,6 +12,7 @@ from hpckit.errors import ChainTaken, HpckitError, SubmissionUnclear, UsageError
 from hpckit.files import read_json
 from hpckit.heal.in_force import plans_in_force, resources_in_force
 from hpckit.run import Run
+from hpckit.scheduler.slurm_text import nodes_of
 from hpckit.submission.commit import hand_over, write_chain
 from hpckit.submission.plan import Chain, SubmissionPlan, array_of, header_of
 
@@ -44,7 +45,7 @@ def continue_run(
     dies in between has submitted nothing, and a link or a guard sees that.
     """
     spec, excluded = spec_in_force(run)
-    excluded = beside_own(spec, sparing(scheduler, spec, excluded))
+    excluded = to_exclude(scheduler, spec, excluded)
     left = spec.limits.attempts - len(run.attempts())
     if left <= 0:
         raise UsageError(
@@ -103,21 +104,19 @@ def spec_in_force(run: Run) -> tuple[JobSpec, tuple[str, ...]]:
     return dataclasses.replace(spec, resources=resources, sweep=None), excluded
 
 
-def beside_own(spec: JobSpec, excluded: tuple[str, ...]) -> tuple[str, ...]:
-    """With the nodes that a person has excluded: they stay so."""
-    own = spec.slurm.get("exclude")
-    return (str(own), *excluded) if own else excluded
+def to_exclude(scheduler: Scheduler, spec: JobSpec, excluded: tuple[str, ...]) -> tuple[str, ...]:
+    """The nodes that a person has excluded, and ours beside them where they can be spared.
 
-
-def sparing(scheduler: Scheduler, spec: JobSpec, excluded: tuple[str, ...]) -> tuple[str, ...]:
-    """Without exclusions that leave too few nodes: a job that waits for ever heals nothing."""
-    if not excluded:
-        return ()
-    with contextlib.suppress(HpckitError):
-        left = set(scheduler.nodes(spec.resources.partition)) - set(excluded)
-        if len(left) >= spec.resources.nodes:
-            return excluded
-    return ()
+    A job that waits for ever because too few nodes are left heals nothing.
+    """
+    own = (str(spec.slurm["exclude"]),) if spec.slurm.get("exclude") else ()
+    if excluded:
+        with contextlib.suppress(HpckitError):
+            out = nodes_of(",".join((*own, *excluded)))
+            left = set(scheduler.nodes(spec.resources.partition)) - set(out)
+            if len(left) >= spec.resources.nodes:
+                return (*own, *excluded)
+    return own
 
 
 def _plan(run: Run, spec: JobSpec, scheduler: Scheduler, number: int, left: int) -> SubmissionPlan:

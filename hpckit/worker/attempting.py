@@ -19,6 +19,7 @@ from hpckit.worker.log_healing import LogHealing
 from hpckit.worker.outcome import NOT_STARTED, Outcome
 from hpckit.worker.own_returning import OwnReturning
 from hpckit.worker.processes import end_leftovers
+from hpckit.worker.settling import only_node
 from hpckit.worker.signals import Signals
 from hpckit.worker.watch import Watch
 
@@ -94,12 +95,11 @@ class Attempting:
         step = max((each for each in told if each is not None), default=None)
         if step is None:
             step = steps_done(self.attempt)
-        node = os.environ.get("SLURM_JOB_NODELIST", "")
         return Seen(
             step=step,
             has_stepped=watch.stalls.has_stepped or steps_done(self.attempt) is not None,
             logs=watch.logs,
-            node=node if node and not set(node) & set("[,") else None,
+            node=only_node(os.environ.get("SLURM_JOB_NODELIST", "")),
         )
 
 

@@ -112,7 +112,7 @@ class NextLinks:
 
     def _asked(self, plan: Plan) -> Changed:
         """All that differs from the spec by now: an update of before may have been refused."""
-        from hpckit.submission.continuing import beside_own, sparing, spec_in_force
+        from hpckit.submission.continuing import spec_in_force, to_exclude
 
         before = self.run.spec().resources
         spec, excluded = spec_in_force(self.run)
@@ -121,7 +121,7 @@ class NextLinks:
             for name, value in vars(spec.resources).items()
             if value != getattr(before, name)
         }
-        exclude = beside_own(spec, sparing(self.scheduler, spec, excluded))
+        exclude = to_exclude(self.scheduler, spec, excluded)
         return Changed(resources=changed, exclude=exclude, wait_s=plan.wait_s)
 
     def or_stop(self, outcome: Outcome, attempts_left: int) -> Outcome:

@@ -58,7 +58,7 @@ class Settling:
             attempt=previous,
             outcome=outcome,
             ended=when,
-            node=(status.node or None) if status is not None else None,
+            node=only_node(status.node) if status is not None else None,
             may_live=ended is None and status is not None and status.phase is not Phase.ENDED,
         )
 
@@ -115,3 +115,8 @@ def _end_time(status: JobStatus | None, attempt: Attempt) -> str:
     if status is not None and status.ended:
         return str(status.ended)
     return iso(attempt.last_sign() or time.time())
+
+
+def only_node(listed: str) -> str | None:
+    """The node of a job that had one: of several, nobody knows here which was to blame."""
+    return listed if listed and not set(listed) & set("[,") else None

@@ -209,3 +209,17 @@ def test_the_configuration_and_the_partitions_are_read() -> None:
     main, short = slurm_text.parse_partitions(_read("partitions.txt"))
     assert (main["PartitionName"], main["TRES"]) == ("main", "cpu=8,mem=2000M,node=2,billing=8")
     assert (short["MaxTime"], short["Default"]) == ("00:10:00", "NO")
+
+
+@pytest.mark.parametrize(
+    ("listed", "nodes"),
+    [
+        ("", []),
+        ("n1", ["n1"]),
+        ("n[08-10],m2", ["n08", "n09", "n10", "m2"]),
+        ("n[1,3-4]", ["n1", "n3", "n4"]),
+        ("r[1-2]n[0-1]-ib", ["r1n0-ib", "r1n1-ib", "r2n0-ib", "r2n1-ib"]),
+    ],
+)
+def test_a_list_of_nodes_is_read(listed: str, nodes: list[str]) -> None:
+    assert slurm_text.nodes_of(listed) == nodes
