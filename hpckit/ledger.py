@@ -15,6 +15,8 @@ from typing import Any
 from hpckit.clock import now_iso
 from hpckit.files import append_line, read_lines
 
+# The restart that the same writer wrote before was refused: nobody is to act on it.
+TAKEN_BACK = "taken_back"
 FINAL_STATES = ("done", "stopped", "failed", "cancelled")
 
 
@@ -49,8 +51,8 @@ class Ledger:
         append_line(self.folder / f"{self.writer}.jsonl", line)
 
     def events(self) -> list[Event]:
-        """Every event of every writer, in order of time."""
-        found = [event for events in self.by_writer().values() for event in events]
+        """Every event of every writer that stands, in order of time."""
+        found = [event for events in self.by_writer().values() for event in _standing(events)]
         found.sort(key=lambda event: event.time)
         return found
 
@@ -65,6 +67,13 @@ class Ledger:
             for path in paths
             if path.suffix == ".jsonl"
         }
+
+
+def _standing(events: list[Event]) -> list[Event]:
+    """One writer's events without a restart that it took back."""
+    if last(events, TAKEN_BACK) is None:
+        return events
+    return [event for event in events if not is_by_hand(event)]
 
 
 def _event(writer: str, line: dict[str, Any]) -> Event:

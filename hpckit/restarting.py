@@ -6,10 +6,12 @@ said it. The new chain waits until the old attempt has ended; nothing of the run
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +19,24 @@ from hpckit import requests
 from hpckit.checkpoint.choosing import choose
 from hpckit.checkpoint.lineage import believed
 from hpckit.clock import now_iso
-from hpckit.errors import NotFound, SchedulerSilent, UsageError
+from hpckit.errors import (
+    HpckitError,
+    NotFound,
+    SchedulerSilent,
+    SpecError,
+    SubmissionUnclear,
+    UsageError,
+)
 from hpckit.heal import Plan
 from hpckit.heal.budget import BY_HAND
-from hpckit.heal.changes import get_path
+from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
 from hpckit.heal.pending import trouble
-from hpckit.ledger import Event
+from hpckit.ledger import TAKEN_BACK, Event, Ledger
 from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
 from hpckit.scheduler.base import JobStatus, Phase, Scheduler
+from hpckit.spec import spec_from_json
 from hpckit.spec.parts import Change
 from hpckit.spec.rules import CHANGEABLE
 from hpckit.status.queue_cache import QueueCache
@@ -70,11 +80,13 @@ def restart(run: Run, wish: Wish) -> Restarted:
             f"{run.id}: all {len(run.attempts())} attempts that its limits allow are used",
             f"begin a new run where it stands: hpckit submit --from {run.id}",
         )
+    _try(run, [*plans_in_force(events), plan])
     scheduler = choose_scheduler(run.scheduler)
     alive = _alive(run, scheduler)
     number = max(chain_numbers(run), default=0) + 1
     code = _snapshot(run, number) if wish.code else None
-    run.ledger().write(
+    ledger = run.ledger()
+    ledger.write(
         "restart",
         by_hand=True,
         attempt=max(1, len(run.attempts())),
@@ -85,11 +97,24 @@ def restart(run: Run, wish: Wish) -> Restarted:
     )
     running = next((job.job_id for job in alive if job.phase is not Phase.PENDING), None)
     try:
-        job_id = continue_run(run, scheduler, number=number, after=running, code=code)
+        with _taken_back_on_a_no(ledger):
+            job_id = continue_run(run, scheduler, number=number, after=running, code=code)
         _end(run, scheduler, alive, wish)
     finally:
         QueueCache(scheduler).forget()
     return Restarted(job_id=job_id, plan=plan, checkpoint=checkpoint, ends=running)
+
+
+@contextlib.contextmanager
+def _taken_back_on_a_no(ledger: Ledger) -> Iterator[None]:
+    """What was refused was not wished: neither what runs on nor a later chain asks for it."""
+    try:
+        yield
+    except SubmissionUnclear:
+        raise
+    except (HpckitError, OSError):
+        ledger.write(TAKEN_BACK)
+        raise
 
 
 def _refuse(run: Run) -> None:
@@ -130,22 +155,31 @@ def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
 
 def _check(run: Run, changes: Mapping[str, Change]) -> None:
     """A change that nothing takes up is a mistake, and told before anything is ended."""
-    spec = run.spec()
     for name in changes:
         section, _, path = name.partition(".")
         if section == "resources" and path not in CHANGEABLE:
             raise UsageError(
                 f"--set {name}: cannot be changed", f"of resources: {', '.join(CHANGEABLE)}"
             )
-        if section == "params" and get_path(spec.params, path) is None:
-            known = ", ".join(f"params.{key}" for key in spec.params)
-            raise UsageError(f"--set {name}: there is no such parameter", f"there are {known}")
         if section in run.varied or path in run.varied:
             raise UsageError(f"--set {name}: the sweep varies it: a run of it keeps its point")
         if section not in ("clip", "lr", "params", "resources"):
             raise UsageError(
                 f"--set {name}: what is that?", "clip, lr, params.NAME or resources.NAME"
             )
+
+
+def _try(run: Run, plans: list[Plan]) -> None:
+    """What cannot be carried out must not stand in the ledger: every reader would stumble."""
+    spec = run.spec()
+    try:
+        params = params_in_force(spec.params, plans)
+        resources, _ = resources_in_force(spec.resources, plans, {})
+        spec_from_json(dataclasses.replace(spec, params=params, resources=resources).to_json())
+    except SpecError as error:
+        raise UsageError("; ".join(f"{p.path}: {p.message}" for p in error.problems)) from None
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from None
 
 
 def _incident(run: Run) -> Incident:

@@ -7,10 +7,18 @@ from click.testing import CliRunner
 
 from hpckit import guarding, restarting
 from hpckit.cli.guard import guard
-from hpckit.errors import ChainTaken, SchedulerSilent, SubmissionRefused
+from hpckit.errors import (
+    ChainTaken,
+    SchedulerSilent,
+    SubmissionRefused,
+    SubmissionUnclear,
+    UsageError,
+)
 from hpckit.files import read_json, write_json
+from hpckit.ledger import is_by_hand
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.spec import spec_from_json
+from hpckit.spec.changes import read_changes
 from hpckit.status.state import State
 from hpckit.submission import snapshot
 from hpckit.submission.continuing import continue_run
@@ -165,3 +173,53 @@ def test_a_copy_that_was_cut_off_stands_in_nobodys_way(run, tmp_path, monkeypatc
 
 def full_disk(*_):
     raise OSError("full")
+
+
+def wish(run, monkeypatch, scheduler, *changes):
+    monkeypatch.setattr(restarting, "choose_scheduler", lambda kind: scheduler)
+    monkeypatch.setattr(restarting, "QueueCache", lambda scheduler: scheduler)
+    return restarting.restart(run, restarting.Wish(changes=read_changes(changes)))
+
+
+@pytest.mark.parametrize("error", NO, ids=["refused", "silent"])
+def test_a_restart_that_was_refused_was_never_wished(run, monkeypatch, error):
+    run.ledger("person").write("cancel")
+    with pytest.raises(type(error)):
+        wish(run, monkeypatch, Refusing(error), "resources.time=30d")
+    assert run.is_cancelled()
+    slurm = Refusing()
+    wish(run, monkeypatch, slurm, "resources.memory=2G")
+    script = slurm.submitted[0].read_text()
+    assert ("--mem=2048M" in script, "--time=0-01:00:00" in script) == (True, True)
+    assert not run.is_cancelled()
+
+
+def test_a_restart_whose_answer_was_lost_may_be_in_the_queue_and_stays_wished(run, monkeypatch):
+    monkeypatch.setattr("hpckit.submission.commit.LOOK_AGAIN_S", ())
+    with pytest.raises(SubmissionUnclear):
+        wish(run, monkeypatch, Refusing(SubmissionUnclear("late")), "resources.time=2h")
+    assert [event.kind for event in run.ledger().events() if is_by_hand(event)] == ["restart"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("params.mode=x0.5", "params.mode: 'fast' cannot be multiplied by 0.5: it is not a number"),
+        ("params.moed=slow", "params.moed: there is no such parameter; did you mean 'mode'?"),
+        ("resources.time=soon", "--set: 'soon' is not a duration: write 24h"),
+        ("resources.nodes=many", "resources.nodes: must be a whole number"),
+        ("resources.nodes=x0.1", "resources.nodes: must be at least 1"),
+    ],
+)
+def test_a_change_that_cannot_be_carried_out_is_told_before_anything_is_done(
+    run, monkeypatch, change, said
+):
+    spec = {"name": "a", "program": "x", "params": {"mode": "fast"}, "limits": {"attempts": 12}}
+    write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
+    with pytest.raises(UsageError) as refused:
+        wish(run, monkeypatch, Refusing(), change)
+    assert said in refused.value.message
+    assert not [event for event in run.ledger().events() if is_by_hand(event)]
+    slurm = Refusing()
+    wish(run, monkeypatch, slurm, "params.mode=slow")
+    assert slurm.submitted
