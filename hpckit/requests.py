@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hpckit.files import read_json, write_json
 
@@ -30,23 +32,24 @@ def waiting(run_folder: Path, what: str, job: str) -> str | None:
 
     What was asked of a job that has ended before it heard of it is nobody else's business.
     """
-    try:
-        found = sorted(each for each in os.listdir(run_folder / FOLDER) if each.startswith(what))
-    except OSError:
-        return None
-    for name in found:
-        about = read_json(run_folder / FOLDER / name)
-        if isinstance(about, dict) and about.get("job") in (None, job):
-            return str(about.get("why") or what)
-    return None
+    about = next((about for _, about in _asked(run_folder, what, job)), None)
+    return None if about is None else str(about.get("why") or what)
 
 
-def served(run_folder: Path, what: str) -> None:
-    """It is done, for all who asked for it."""
+def served(run_folder: Path, what: str, job: str) -> None:
+    """Nobody need hear of it any more: the job that it was asked of does it, or has ended."""
+    for path, _ in _asked(run_folder, what, job):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _asked(run_folder: Path, what: str, job: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The requests of a kind that are for a job, by name."""
     with contextlib.suppress(OSError):
-        for name in os.listdir(run_folder / FOLDER):
-            if name.startswith(what):
-                (run_folder / FOLDER / name).unlink()
+        for name in sorted(os.listdir(run_folder / FOLDER)):
+            about = read_json(run_folder / FOLDER / name) if name.startswith(what) else None
+            if isinstance(about, dict) and about.get("job") in (None, job):
+                yield run_folder / FOLDER / name, about
 
 
 class Requests:

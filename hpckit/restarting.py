@@ -174,7 +174,7 @@ def _try(run: Run, plans: list[Plan]) -> None:
     spec = run.spec()
     try:
         params = params_in_force(spec.params, plans)
-        resources, _ = resources_in_force(spec.resources, plans, {})
+        resources, _ = resources_in_force(spec.resources, plans, run.had)
         spec_from_json(dataclasses.replace(spec, params=params, resources=resources).to_json())
     except SpecError as error:
         raise UsageError("; ".join(f"{p.path}: {p.message}" for p in error.problems)) from None

@@ -162,6 +162,11 @@ class Attempt:
         memory = self.about().get("memory")
         return {} if memory is None else {"memory": memory}
 
+    @property
+    def job_id(self) -> str:
+        """As the scheduler has it."""
+        return str(self.about().get("job_id"))
+
     def ended(self) -> dict[str, Any] | None:
         """How it ended: what was found out after it, else its own word, else nothing."""
         after = self.dir.with_name(f"{self.number + 1:03d}") / "previous.json"

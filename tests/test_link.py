@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hpckit import requests
 from hpckit.clock import iso, now_iso
 from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused
 from hpckit.files import write_json
@@ -21,8 +22,8 @@ from hpckit.run import IDENTITY, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.spec import spec_from_json
 from hpckit.train.pulse import FENCED
+from hpckit.worker import attempting, settling
 from hpckit.worker import link as links
-from hpckit.worker import settling
 from hpckit.worker import watch as watches
 from hpckit.worker.healing import Answer
 from hpckit.worker.link import Link
@@ -582,3 +583,47 @@ def test_who_is_told_to_end_at_the_time_limit_may_have_saved_for_too_long(
     ended = Outcome(state=None, reason="time limit", kind="time_limit")
     assert link._weighed(Answer(outcome=ended), attempt).reason == reason
     assert len(slurm.submitted) == (reason == "time limit")
+
+
+class Launch:
+    """A launch that crashes, while it is asked to end if `asks` says so."""
+
+    def __init__(self, run, started, asks=True):
+        self.run, self.started, self.asks = run, started, asks
+        self.stalls, self.logs = Stalls(), run.dir
+
+    def serve(self):
+        self.started.append(self)
+        if self.asks or len(self.started) > 2:
+            requests.ask(self.run.dir, requests.END, "restart asked for", "1_2")
+        return Outcome(state="failed", reason="a crash", kind="crash")
+
+
+@pytest.mark.parametrize(("asks", "launches"), [(True, 1), (False, 3)])
+def test_a_restart_asked_for_while_a_launch_crashes_is_heard(run, monkeypatch, asks, launches):
+    write_spec(run, heal={"crash": {"do": "relaunch", "limit": 9}})
+    started = []
+    monkeypatch.setattr(attempting, "Watch", lambda **_: Launch(run, started, asks))
+    monkeypatch.setattr(attempting, "end_leftovers", lambda *_: None)
+    other = requests.ask(run.dir, requests.END, "restart asked for", "9_9")
+    assert make_link(run, Answering([]))._attempt(None) == 75
+    assert len(started) == launches
+    # Its own is done; what is asked of another job is none of its business.
+    assert list((run.dir / "requests").iterdir()) == [other]
+
+
+@pytest.mark.parametrize(
+    ("told", "grace_s"),
+    [
+        ("terminated", float("inf")),
+        ("time limit", float("inf")),
+        ("restart asked for", 1800.0),
+        ("limits.gpu_hours of 3 are used", 60.0),
+        ("hang: no step", 10.0),
+    ],
+)
+def test_only_who_has_a_scheduler_to_end_it_may_save_as_long_as_it_likes(run, told, grace_s):
+    watch = watches.Watch(
+        run=run, spec=run.spec(), attempt=before(run), signals=Signals(), started=now_iso()
+    )
+    assert watch._grace_s(told) == grace_s

@@ -260,7 +260,7 @@ def shows_life(facts: Facts, jobs: Sequence[JobStatus], now: float) -> bool:
     """Whether an attempt lives by its own signs; the queue's word may be half a minute old."""
     if not facts.attempts or facts.attempts[-1].ended() is not None:
         return False
-    job_id = facts.attempts[-1].about().get("job_id")
+    job_id = facts.attempts[-1].job_id
     if any(job.job_id == job_id and job.phase is Phase.ENDED for job in jobs):
         return False
     return now - (facts.attempts[-1].last_sign() or 0.0) < SILENT_S

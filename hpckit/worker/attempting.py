@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hpckit.checkpoint.lineage import believed
 from hpckit.errors import HpckitError
 from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
-from hpckit.requests import END, served
+from hpckit.requests import END, waiting
 from hpckit.run import Attempt, Run
 from hpckit.worker.healing import Answer, Healing, Seen
 from hpckit.worker.log_healing import LogHealing
@@ -66,7 +66,6 @@ class Attempting:
                 before_launch=lambda: self.before_launch(self._must_end),
             )
             outcome = watch.serve()
-            served(self.run.dir, END)
             if outcome.is_doubtful:
                 outcome = self.checked(outcome)
             answer = healing.answer(outcome, number, self._seen(watch))
@@ -77,7 +76,8 @@ class Attempting:
         raise AssertionError("an endless count has ended")
 
     def _must_end(self) -> bool:
-        return self.signals.time_limit or self.signals.terminated
+        is_told = self.signals.time_limit or self.signals.terminated
+        return is_told or waiting(self.run.dir, END, self.attempt.job_id) is not None
 
     @staticmethod
     def _of_log(healing: Healing, launch: int) -> LogHealing | None:

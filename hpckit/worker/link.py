@@ -22,6 +22,7 @@ from hpckit.clock import now_iso
 from hpckit.files import read_json, write_json
 from hpckit.heal.in_force import applied_resources
 from hpckit.ledger import final
+from hpckit.requests import END, served
 from hpckit.run import STARTS, Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
 from hpckit.worker.attempting import Attempting
@@ -163,6 +164,7 @@ class Link:
             code=self.chain.get("code"),
             before_launch=self.herald.before_launch,
         ).serve()
+        served(self.run.dir, END, attempt.job_id)
         return self._conclude(attempt, self._weighed(answer, attempt))
 
     def _tell_applied(self, attempt: Attempt) -> None:

@@ -48,7 +48,7 @@ class Settling:
         ended = previous.ended()
         if ended is not None and ended["reason"] != TERMINATED:
             return None
-        status = self.end_of(str(previous.about().get("job_id")))
+        status = self.end_of(previous.job_id)
         when = ended["ended"] if ended else _end_time(status, previous)
         outcome = after_a_silent_end(status, is_ours=self._is_ours(previous))
         if self._is_restarted(previous):
@@ -64,7 +64,7 @@ class Settling:
 
     def _is_ours(self, attempt: Attempt) -> bool:
         """Whether hpckit was to end it."""
-        job_id = attempt.about().get("job_id")
+        job_id = attempt.job_id
         return any(
             event.kind == "scancel" and job_id in event.data.get("jobs", ())
             for event in self.run.ledger().events()

@@ -39,7 +39,7 @@ from hpckit.worker.rank_script import Layout
 from hpckit.worker.scripts import write_scripts
 from hpckit.worker.signals import Signals
 from hpckit.worker.spending import Spending
-from hpckit.worker.stall import LOG, Sign, Stall, Stalls, signs_in
+from hpckit.worker.stall import LOG, SLOW_S, Sign, Stall, Stalls, signs_in
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -202,8 +202,9 @@ class Watch:
                     with contextlib.suppress(OSError):
                         told = self._found(now)
                 if told is not None:
-                    kill_at = now + self._grace_s(told)
-                    print(f"hpckit: {told}: {_doing(told, kill_at)}", flush=True)
+                    grace_s = self._grace_s(told)
+                    kill_at = now + grace_s
+                    print(f"hpckit: {told}: {_doing(told, grace_s)}", flush=True)
             if told is not None and not sent and now >= tell_at and now < kill_at:
                 number = signal.SIGABRT if told.startswith(HANGS) else signal.SIGTERM
                 sent, tell_at = launch.signal(number), now + TELL_AGAIN_S
@@ -220,7 +221,10 @@ class Watch:
             return 0.0
         if told.startswith(HANGS):
             return STACKS_S
-        return GRACE_S if told.startswith("limits") or self.foreground else float("inf")
+        if told.startswith("limits") or self.foreground:
+            return GRACE_S
+        # A person's wish sets no time, and what hangs would never save.
+        return float("inf") if told in (TERMINATED, TIME_LIMIT) else SLOW_S
 
     def _signalled(self) -> str | None:
         if self.signals.terminated and time.monotonic() >= self.signals.patient_until:
@@ -283,12 +287,12 @@ class Watch:
         return (float(end) if end.isdecimal() else limit) - lead_s(self.spec)
 
 
-def _doing(told: str, kill_at: float) -> str:
+def _doing(told: str, grace_s: float) -> str:
     if told in (SUPERSEDED, DIVERGES):
         return "ending the program"
     if told.startswith(HANGS):
         return "asking all ranks where they are, and ending them"
-    room = "" if kill_at == float("inf") else f", in {GRACE_S:.0f} s at most"
+    room = "" if grace_s == float("inf") else f", in {grace_s:.0f} s at most"
     return f"telling the program to save and end{room}"
 
 
