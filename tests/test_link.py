@@ -18,7 +18,7 @@ from hpckit.files import write_json
 from hpckit.heal import Plan
 from hpckit.ledger import final
 from hpckit.monitor.incident import Incident
-from hpckit.run import IDENTITY, identity, open_run
+from hpckit.run import IDENTITY, STARTS, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
 from hpckit.spec import spec_from_json
 from hpckit.train.pulse import FENCED
@@ -426,14 +426,23 @@ def test_links_that_cannot_be_changed_are_replaced_by_a_chain_that_asks_for_it(r
     assert run.submission().data["chains"] == [1, 2]
 
 
-def test_an_attempt_that_may_be_alive_is_given_no_second(run, monkeypatch):
-    before(run)
-    alive = [job(Phase.RUNNING)]
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.ENDING])
+@pytest.mark.parametrize("said", [None, "terminated"])
+@pytest.mark.parametrize(("task", "chains"), [(2, [1]), (12, [1, 2])])
+def test_an_attempt_that_may_be_alive_is_given_no_second(
+    run, monkeypatch, phase, said, task, chains
+):
+    """Whether a person ended it is known when it has ended: a later link, or chain, asks again."""
+    before(run, said)
+    starts = run.chain_folder(1) / STARTS
+    starts.touch()
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(settling.time, "monotonic", lambda: float(next(clock)))
-    link = make_link(run, Answering(alive))
+    link = make_link(run, Submitting([job(phase)]), task=task)
     assert link.serve() == 75
     assert len(run.attempts()) == 1
+    assert run.submission().data["chains"] == chains
+    assert not starts.exists()
 
 
 def test_a_submission_that_never_reached_the_queue_is_taken_back(run, monkeypatch):

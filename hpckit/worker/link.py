@@ -107,8 +107,7 @@ class Link:
         if previous is None:
             return self._attempt(None)
         if previous.may_live:
-            print(f"hpckit: attempt {previous.attempt.number} may be alive: ending", flush=True)
-            return Outcome(state=None, reason="").exit_code
+            return self._wait_for(previous.attempt)
         previous = self._repaired(previous)
         if previous.outcome.state is not None:
             return self._finish(previous.outcome)
@@ -135,6 +134,19 @@ class Link:
             outcome = dataclasses.replace(outcome, needs_others=_changes_resources(answer))
         return dataclasses.replace(previous, outcome=outcome)
 
+    def _came_up(self) -> None:
+        """What the links before us could not is forgiven."""
+        with contextlib.suppress(OSError):
+            (self.run.chain_folder(self.chain["number"]) / STARTS).unlink(missing_ok=True)
+
+    def _wait_for(self, attempt: Attempt) -> int:
+        """Nobody takes its place; the next link looks again, if need be in another chain."""
+        self._came_up()
+        reason = f"attempt {attempt.number} may be alive"
+        print(f"hpckit: {reason}: left to the next link", flush=True)
+        outcome = self.next.or_stop(Outcome(state=None, reason=reason), self._attempts_left())
+        return outcome.exit_code
+
     def _leave_to_others(self, previous: Settled) -> int:
         self._write_down(previous, previous.attempt.dir / "settled.json")
         print(f"hpckit: {previous.outcome.reason}: left to the next link", flush=True)
@@ -144,9 +156,7 @@ class Link:
     def _attempt(self, previous: Settled | None) -> int:
         started = now_iso()
         attempt = self._claim(started)
-        with contextlib.suppress(OSError):
-            # We came up: what the links before us could not is forgiven.
-            (self.run.chain_folder(self.chain["number"]) / STARTS).unlink(missing_ok=True)
+        self._came_up()
         if previous is not None:
             # In our own folder: what the attempt before us still writes is not read any more.
             self._write_down(previous, attempt.dir / "previous.json")

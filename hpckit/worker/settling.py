@@ -28,7 +28,7 @@ class Settled:
     outcome: Outcome
     ended: str
     node: str | None = None
-    # It may be alive, for all that is known: nobody may take its place.
+    # It may be alive, or what a person has ended, for all that is known: nobody takes its place.
     may_live: bool = False
 
 
@@ -59,7 +59,7 @@ class Settling:
             outcome=outcome,
             ended=when,
             node=only_node(status.node) if status is not None else None,
-            may_live=ended is None and status is not None and status.phase is not Phase.ENDED,
+            may_live=status is not None and status.phase is not Phase.ENDED,
         )
 
     def _is_ours(self, attempt: Attempt) -> bool:
