@@ -130,6 +130,13 @@ def test_a_run_whose_attempts_are_used_up_has_stopped(run):
     assert (found.state, found.reason) == ("stopped", "node failed; all 2 attempts are used")
 
 
+def test_a_run_that_is_damaged_is_unknown_and_hides_no_other(run):
+    (run.dir / "spec.json").write_text("{")
+    found = decided(facts(run, *SUBMITTED), LOST_ITS_NODE)
+    assert found.state == "unknown"
+    assert found.reason.startswith(f"{run.dir}/spec.json cannot be read")
+
+
 def test_a_scancel_of_what_only_waited_is_final_unless_hpckit_said_so_before(run):
     waited = job(phase=Phase.ENDED, cause=Cause.CANCELLED, task=2, job_id="1_2", started=None)
     assert decided(facts(run, *SUBMITTED), LOST_ITS_NODE, waited).state == "cancelled"

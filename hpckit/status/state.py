@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import seconds_of
-from hpckit.errors import SchedulerSilent
+from hpckit.errors import NotFound, SchedulerSilent
 from hpckit.files import read_json
 from hpckit.ledger import FINAL_STATES, Event, final, is_cancelled, submission_of
 from hpckit.run import Attempt, Run, chain_folder
@@ -293,7 +293,12 @@ def _gone(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -
         return State(state=outcome.state, reason=outcome.reason)
     said = facts.attempts[-1].ended() if facts.attempts else None
     reason = str(said["reason"]) if said is not None else outcome.reason
-    if not facts.attempts_left:
+    try:
+        left = facts.attempts_left
+    except NotFound as error:
+        # A run that is damaged is no reason to say nothing of the others.
+        return State(state="unknown", reason=error.message)
+    if left <= 0:
         used = len(facts.attempts)
         return State(state="stopped", reason=f"{reason}; all {used} attempts are used")
     reason = reason.removesuffix(f"; {NOBODY_NEXT}")
