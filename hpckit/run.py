@@ -127,6 +127,10 @@ class Run:
         """What the cluster gave the first attempt, for which nothing had been changed yet."""
         return next((attempt.has for attempt in self.attempts()), {})
 
+    def is_served_by(self, attempt: int) -> bool:
+        """Whether no later attempt has begun: on a node given up for lost a worker may live on."""
+        return not served_by_another(self.dir, attempt)
+
     def claim_attempt(self, about: dict[str, Any]) -> Attempt:
         """Make the next attempt's folder, which only one process can."""
         folder = self.dir / "attempts"
@@ -190,8 +194,8 @@ class Attempt:
         return launches_in(self.dir / "logs")
 
 
-def served_by_another(run: Path, attempt: int, launch: int) -> bool:
-    """Whether a later attempt, or a later launch of the same one, has begun.
+def served_by_another(run: Path, attempt: int, launch: int | None = None) -> bool:
+    """Whether a later attempt, or a later launch than a given one of the same, has begun.
 
     Every process of a run asks before it writes what others go by; a folder that cannot be read
     just now says nothing.
@@ -200,6 +204,8 @@ def served_by_another(run: Path, attempt: int, launch: int) -> bool:
     with contextlib.suppress(OSError):
         if any(name.isdecimal() and int(name) > attempt for name in os.listdir(attempts)):
             return True
+        if launch is None:
+            return False
         newest = launches_in(attempts / f"{attempt:03d}" / "logs")[-1:]
         return any(int(path.name.removeprefix("launch-")) > launch for path in newest)
     return False

@@ -66,7 +66,7 @@ class Healing:
         """What is done after a launch, or without one after an attempt that could not say it."""
         if outcome.asked is not None:
             return self._as_asked(outcome)
-        if outcome.kind is None or self._is_over():
+        if outcome.kind is None or not self.run.is_served_by(self.attempt.number):
             return Answer(outcome=outcome)
         events = believed(self.run.ledger().events())
         if launch is None and (told := self._told(outcome, events)) is not None:
@@ -90,10 +90,6 @@ class Healing:
             # Who cannot remember its tries would go on for ever: attempts are counted otherwise.
             plan = dataclasses.replace(plan, do="resubmit")
         return Answer(outcome=_after(outcome, plan, incident), plan=plan)
-
-    def _is_over(self) -> bool:
-        """Whether a later attempt has begun: what is seen from here is no part of the run."""
-        return any(each.number > self.attempt.number for each in self.run.attempts())
 
     def _told(self, outcome: Outcome, events: list[Event]) -> Answer | None:
         """What a link has written of the attempt's end, that died before it could go on."""
@@ -130,7 +126,7 @@ class Healing:
 
         Not where another attempt serves the run: what is written would count for that one.
         """
-        if self._is_over():
+        if not self.run.is_served_by(self.attempt.number):
             return False
         # In a file of its own: the attempt's may end in half a line, and its worker live on.
         ledger = self.run.ledger()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hpckit.worker.log_watch import tell
-from hpckit.worker.news import End, end_of, is_served_by
+from hpckit.worker.news import End, end_of
 
 if TYPE_CHECKING:
     from hpckit.run import Attempt, Run
@@ -89,7 +89,7 @@ class Herald:
 
     def _end(self) -> End | None:
         """The run's end, where it is ours to tell: not if another attempt serves the run by now."""
-        if self._attempt is not None and not is_served_by(self._run, self._attempt.number):
+        if self._attempt is not None and not self._run.is_served_by(self._attempt.number):
             return None
         return end_of(self._run)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from hpckit.files import read_json, write_json
 from hpckit.run import Attempt, Run
 from hpckit.worker.hook_run import HookRunner
-from hpckit.worker.news import End, Heard, News, is_served_by, news_of, sizes
+from hpckit.worker.news import End, Heard, News, news_of, sizes
 from hpckit.worker.occasion import BEFORE_LAUNCH, BY_NEWS, Occasion, of_end, of_launch, of_news
 
 LIMIT_S = 60.0
@@ -142,7 +142,7 @@ class Hooks:
         """Take in what has come into the ledger."""
         try:
             found = sizes(self._run.dir / "ledger")
-            if found != self._sizes and is_served_by(self._run, self._attempt.number):
+            if found != self._sizes and self._run.is_served_by(self._attempt.number):
                 self._take([n for n in news_of(self._run.ledger()) if not self._seen.has(n)])
                 self._sizes = found
         except Exception as error:

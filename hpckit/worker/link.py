@@ -244,7 +244,7 @@ class Link:
     def _conclude(self, attempt: Attempt, outcome: Outcome) -> int:
         """The last words: the run's before the attempt's, or who dies between runs it again."""
         print(f"hpckit: {outcome.reason}", flush=True)
-        if self.run.attempts()[-1].number != attempt.number:
+        if not self.run.is_served_by(attempt.number):
             # Our node was given up for lost, and another attempt serves the run by now.
             return outcome.exit_code
         if outcome.state is not None:

@@ -115,11 +115,6 @@ def cause_of(run: Run, attempt: int) -> News | None:
     return None
 
 
-def is_served_by(run: Run, attempt: int) -> bool:
-    """Whether no later attempt has begun: on a node given up for lost a worker may live on."""
-    return all(each.number <= attempt for each in run.attempts())
-
-
 def reason_before(run: Run, number: int) -> str:
     """Why the attempt before one ended, as far as anybody said."""
     before = [attempt for attempt in run.attempts() if attempt.number == number - 1]

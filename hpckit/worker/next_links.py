@@ -16,13 +16,12 @@ from hpckit.heal import Plan
 from hpckit.ledger import Event
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler.base import Changed, Phase
+from hpckit.status.state import CUT_OFF_S
 from hpckit.worker.outcome import NOBODY_NEXT, Outcome
 
 if TYPE_CHECKING:
     from hpckit.scheduler.base import Scheduler
 
-# A submission that was announced so long ago, and that nobody has heard of, was cut off.
-CUT_OFF_S = 60.0
 LOOK_AGAIN_S = 5.0
 
 

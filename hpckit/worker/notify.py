@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hpckit.run import IDENTITY, Run
 from hpckit.worker.log_watch import tell
 from hpckit.worker.mailer import SEND_S, Mail, NotSent, send
-from hpckit.worker.news import End, is_served_by, sizes
+from hpckit.worker.news import End, sizes
 from hpckit.worker.outbox import Fate, Letter, Outbox, told_by
 from hpckit.worker.parcel import Parcel, Source, has_ends
 
@@ -78,7 +78,7 @@ class Notifier:
         with self._guarded():
             is_time = self._clock() - self._looked_at >= WAITING_S
             has_news = self._has_news(is_time=is_time)
-            if (has_news or is_time or is_last) and is_served_by(self._run, self._attempt):
+            if (has_news or is_time or is_last) and self._run.is_served_by(self._attempt):
                 self._looked_at = self._clock()
                 self._say(has_news=has_news, is_last=is_last)
 
