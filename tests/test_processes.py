@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
 from hpckit.spec import spec_from_json
-from hpckit.worker.launch import layout_of
+from hpckit.worker.launch import layout_of, srun_command
 from hpckit.worker.processes import SlurmStep
 from hpckit.worker.rank_script import Layout
 
@@ -59,6 +60,23 @@ def test_only_a_controller_that_is_away_is_told_again(step, said, is_told):
     for rank in (0, 1):
         (logs / f"rank-{rank}.log").touch()
     assert answer(said, 1).signal(signal.SIGTERM) is is_told
+
+
+def test_a_bad_node_has_no_part_in_a_launch():
+    spec = spec_from_json(
+        {
+            "name": "a",
+            "program": {"command": "x", "processes": "per_node"},
+            "resources": {"nodes": 3},
+        }
+    )
+    environ = {"SLURM_NNODES": "3", "SLURM_JOB_NODELIST": "n[1-3]", "SLURMD_NODENAME": "n1"}
+    # The worker's own: the others meet elsewhere.
+    layout = layout_of(spec, environ, 2, ("n1",))
+    assert (layout.world_size, layout.master_address) == (2, "n2")
+    command = srun_command(layout, Path("logs"))
+    assert {"--nodes=2", "--exclude=n1"} <= set(command)
+    assert layout_of(spec, environ, 3, ("n1", "n2")).master_address == "127.0.0.1"
 
 
 def test_ranks_over_several_nodes_meet_at_a_port_that_nobody_has_taken():

@@ -253,6 +253,7 @@ def test_a_name_is_a_safe_file_name(refused: Refused, name: str) -> None:
         ),
         ("resources: {gpus_per_node: -1}", "resources.gpus_per_node: must be at least 0"),
         ("resources: {cpus_per_gpu: 1, cpus_per_node: 2}", "cpus_per_node: excludes cpus_per_gpu"),
+        ("resources: {min_nodes: 3}", "resources.min_nodes: is more than nodes, 1"),
         ("resources: {memory: 64}", "resources.memory: 64 has no unit: write 64G or 64M"),
         ("resources: {memory: 0G}", "resources.memory: must be at least 1M"),
         ("resources: {time: 1:30}", "resources.time: 1:30 could be hours or minutes"),

@@ -19,8 +19,9 @@ it to have begun no more than `NEAR` steps ago. Should the trouble come back bef
 the oldest onset counts, and one good state further back than the one before.
 
 Of the machine's troubles: any intact state will do, the newest first. What fails is started again
-in its allocation, and when that is spent once more in another one. An error of Python that comes
-back at the same place without having come further is the program's own: it is stopped.
+in its allocation, and when that is spent once more in another one. A bad node is left out where
+fewer are enough, and else the next allocation is one without it. An error of Python that comes back
+at the same place without having come further is the program's own: it is stopped.
 """
 
 from __future__ import annotations
@@ -101,13 +102,15 @@ def _heal(
 
 
 def _repair(
-    incident: Incident, spent: Sequence[Past], remedy: Remedy, _rules: Rules, in_vain: int
+    incident: Incident, spent: Sequence[Past], remedy: Remedy, rules: Rules, in_vain: int
 ) -> Plan:
     """About a program that ended, or a machine that failed it."""
     if spent and _is_same_error(incident, spent[-1]):
         reason = "the same error at the same place, after a restart"
         return _stop(reason, f"{incident.said}, once more: a restart does not mend that")
     do: Do = remedy.do or "resubmit"
+    if incident.kind == "node_failure" and incident.node is not None and rules.spare_nodes > 0:
+        do = "relaunch"
     tries = len(spent)
     # When it is spent here, another allocation may be better.
     most = remedy.limit

@@ -58,6 +58,8 @@ class Rules:
     # Their names; empty where they are not known.
     optimizers: tuple[str, ...] = ()
     confirm_steps: int = Checkpoint.confirm_steps
+    # So many nodes the allocation has beyond those that a launch must have.
+    spare_nodes: int = 0
 
     def __post_init__(self) -> None:
         for kind, remedy in self.remedies.items():

@@ -161,6 +161,10 @@ class Resources:
     """What each attempt asks of the cluster."""
 
     nodes: Positive = setting(default=1, help="How many nodes.")
+    min_nodes: Positive | None = setting(
+        default=None,
+        help="With how few of them a launch is enough, when a node of the job turns out bad.",
+    )
     gpus_per_node: Annotated[int | str, Gpus()] = setting(
         default=0, help="GPUs on each node: 4, or a100:4."
     )

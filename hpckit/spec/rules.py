@@ -120,6 +120,9 @@ def _python(draft: Draft, program: Program) -> None:
 def _resources(draft: Draft) -> None:
     if draft.given("resources", "cpus_per_gpu") and draft.given("resources", "cpus_per_node"):
         draft.complain("excludes cpus_per_gpu: give one of them", "resources", "cpus_per_node")
+    resources: Resources = draft.parts["resources"]
+    if (resources.min_nodes or 1) > resources.nodes:
+        draft.complain(f"is more than nodes, {resources.nodes}", "resources", "min_nodes")
 
 
 def _environment(draft: Draft) -> None:

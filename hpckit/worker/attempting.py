@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ class Attempting:
 
     def serve(self) -> Answer:
         """Launch by launch; what becomes of the run."""
+        without: tuple[str, ...] = ()
         for number in itertools.count(1):
             spec = spec_now(self.run)
             healing = Healing(run=self.run, spec=spec, attempt=self.attempt)
@@ -62,6 +64,7 @@ class Attempting:
                 number=number,
                 code=self.code,
                 checkpoint=checkpoint,
+                without=without,
                 healing=self._of_log(healing, number),
                 before_launch=lambda: self.before_launch(self._must_end),
             )
@@ -73,11 +76,23 @@ class Attempting:
                 return answer
             print(f"hpckit: {answer.outcome.reason}; {answer.plan}", flush=True)
             end_leftovers(self.run.dir, self.attempt.number, number)
+            if answer.plan is not None and answer.plan.exclude:
+                without += answer.plan.exclude
+                self._tell_left_out(answer.plan.exclude, number)
         raise AssertionError("an endless count has ended")
 
     def _must_end(self) -> bool:
         is_told = self.signals.time_limit or self.signals.terminated
         return is_told or waiting(self.run.dir, END, self.attempt.job_id) is not None
+
+    def _tell_left_out(self, nodes: Sequence[str], launch: int) -> None:
+        with contextlib.suppress(OSError):
+            self.run.ledger(f"attempt-{self.attempt.number:03d}").write(
+                "applied",
+                attempt=self.attempt.number,
+                launch=launch,
+                changed=[f"{node} left out" for node in nodes],
+            )
 
     @staticmethod
     def _of_log(healing: Healing, launch: int) -> LogHealing | None:
@@ -90,6 +105,7 @@ class Attempting:
     def _seen(self, watch: Watch) -> Seen:
         from hpckit.status.steps import launch_steps, steps_done
 
+        fewest = watch.spec.resources.min_nodes
         # A sign of life is written once a second, and readings at an end that was not too sudden.
         told = [watch.stalls.step, launch_steps(self.attempt, watch.logs.name)]
         step = max((each for each in told if each is not None), default=None)
@@ -100,6 +116,7 @@ class Attempting:
             has_stepped=watch.stalls.has_stepped or steps_done(self.attempt) is not None,
             logs=watch.logs,
             node=only_node(os.environ.get("SLURM_JOB_NODELIST", "")),
+            spare_nodes=max(0, watch.layout.nodes - fewest) if fewest is not None else 0,
         )
 
 

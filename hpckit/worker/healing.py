@@ -20,6 +20,7 @@ from hpckit.ledger import Event, is_by_hand
 from hpckit.monitor.incident import Incident
 from hpckit.worker import evidence
 from hpckit.worker.evidence import Evidence
+from hpckit.worker.launch import rank_exits
 from hpckit.worker.outcome import Outcome
 from hpckit.worker.own_returning import OwnReturning
 
@@ -39,6 +40,8 @@ class Seen:
     has_stepped: bool = False
     logs: Path | None = None
     node: str | None = None
+    # So many nodes more than it must have.
+    spare_nodes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +84,10 @@ class Healing:
             answer="act",
             said=_said(outcome, found),
             place=found.place if found is not None else None,
-            node=seen.node,
+            node=seen.node or (_node(outcome, seen) if kind == "node_failure" else None),
             early=not seen.has_stepped,
         )
-        plan = self.decided(incident, events)
+        plan = self.decided(incident, events, seen.spare_nodes)
         written = self.write(incident, plan, launch=launch, lines=found.lines if found else ())
         if not written and plan.do == "relaunch":
             # Who cannot remember its tries would go on for ever: attempts are counted otherwise.
@@ -104,10 +107,11 @@ class Healing:
                 return Answer(outcome=_after(outcome, plan, incident), plan=plan)
         return None
 
-    def decided(self, incident: Incident, events: list[Event]) -> Plan:
+    def decided(self, incident: Incident, events: list[Event], spare_nodes: int = 0) -> Plan:
         """The policy's word; `events` are those that are believed."""
         history = closed(history_of(events), incident.step, self.saved())
-        return decide(incident, history, Rules.of(self.spec))
+        rules = dataclasses.replace(Rules.of(self.spec), spare_nodes=spare_nodes)
+        return decide(incident, history, rules)
 
     def decide_now(self, incident: Incident) -> Plan:
         """The policy's word about what has just been seen."""
@@ -206,6 +210,14 @@ def _evidence(outcome: Outcome, seen: Seen, *, has_gpus: bool) -> Evidence | Non
         lines = tail(seen.logs / f"rank-{about['rank']}.log", evidence.LINES)
         return evidence.in_log(lines, was_killed=was_killed, has_gpus=has_gpus)
     return None
+
+
+def _node(outcome: Outcome, seen: Seen) -> str | None:
+    """Where the rank ran that failed first."""
+    if seen.logs is None or outcome.program is None:
+        return None
+    rank = outcome.program["rank"]
+    return next((each.node for each in rank_exits(seen.logs) if each.rank == rank), None)
 
 
 def _said(outcome: Outcome, found: Evidence | None) -> str:

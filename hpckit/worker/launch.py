@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hpckit.scheduler.slurm_text import nodes_of
 from hpckit.worker.rank_script import RANK, Layout
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class Launch(Protocol):
         """End every rank now."""
 
 
-def layout_of(spec: JobSpec, environ: Mapping[str, str], launch: int = 1) -> Layout:
-    """How many processes a spec asks for, in this allocation."""
-    nodes = int(environ.get("SLURM_NNODES", "1"))
+def layout_of(
+    spec: JobSpec, environ: Mapping[str, str], launch: int = 1, without: Sequence[str] = ()
+) -> Layout:
+    """How many processes a spec asks for, in this allocation, on all of its nodes but some."""
+    nodes = int(environ.get("SLURM_NNODES", "1")) - len(without)
     gpus = spec.resources.gpus
     kind = spec.program.processes or ("per_gpu" if spec.program.trainer else "per_node")
     if kind == "one":
@@ -63,7 +66,8 @@ def layout_of(spec: JobSpec, environ: Mapping[str, str], launch: int = 1) -> Lay
     return Layout(
         nodes=nodes,
         per_node=per_node,
-        master_address="127.0.0.1" if nodes == 1 else _meeting_host(environ),
+        without=tuple(without),
+        master_address="127.0.0.1" if nodes == 1 else _meeting_host(environ, without),
         # Not the one of the launch before: something of that may still be there.
         master_port=_port_near(20_000 + (7 * job + launch) % 20_000) if nodes > 1 else _free_port(),
     )
@@ -89,9 +93,11 @@ def _port_near(first: int) -> int:
     return first
 
 
-def _meeting_host(environ: Mapping[str, str]) -> str:
-    """The first node, by the name that the others can resolve; the worker runs on it."""
+def _meeting_host(environ: Mapping[str, str], without: Sequence[str]) -> str:
+    """The first node, by the name that the others can resolve; the worker runs on it, if it can."""
     node = environ.get("SLURMD_NODENAME", "")
+    if node in without:
+        return next(each for each in nodes_of(environ["SLURM_JOB_NODELIST"]) if each not in without)
     with contextlib.suppress(OSError):
         socket.gethostbyname(node)
         return node
@@ -141,6 +147,7 @@ def srun_command(layout: Layout, logs: Path, *, foreground: bool = False) -> lis
         f"--nodes={layout.nodes}",
         f"--ntasks={layout.world_size}",
         f"--ntasks-per-node={layout.per_node}",
+        *([f"--exclude={','.join(layout.without)}"] if layout.without else []),
         "--kill-on-bad-exit=1",
         # One rank may save for long after the others are done: nobody is ended for that.
         "--wait=0",

@@ -37,6 +37,8 @@ class Layout:
     per_node: int
     master_address: str
     master_port: int
+    # Nodes of the job that have no part in it.
+    without: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:

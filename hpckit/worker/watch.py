@@ -75,6 +75,8 @@ class Watch:
     # A snapshot of the job's folder that is newer than the working folder.
     code: str | None = None
     foreground: bool = False
+    # Nodes of the job that turned out bad.
+    without: tuple[str, ...] = ()
     # Who acts on what the program's log shows.
     healing: LogHealing | None = None
     # A person's commands: they need the working folder, and are not run where nothing is launched.
@@ -155,7 +157,7 @@ class Watch:
     @functools.cached_property
     def layout(self) -> Layout:
         """How many processes there are, and where they meet."""
-        return launching.layout_of(self.spec, os.environ, self.number)
+        return launching.layout_of(self.spec, os.environ, self.number, self.without)
 
     def _start(self, logs: Path) -> launching.Launch:
         if self.foreground:

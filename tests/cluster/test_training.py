@@ -37,6 +37,29 @@ def test_at_its_time_limit_a_training_over_two_nodes_saves_and_the_next_attempt_
     assert saved[-1]["step"] == 120
 
 
+def test_a_bad_node_is_left_out_in_the_same_job_where_fewer_are_enough(slurm, job):
+    # The first node is the worker's own.
+    spec = job(
+        "{trainer: trained.py:OnBadNode}",
+        "params: {bad: n1, step_s: 0.02}",
+        "checkpoint: {every: 10 steps, confirm_steps: 5}",
+        "resources: {nodes: 2, min_nodes: 1, gpus_per_node: 1}",
+    )
+    shutil.copy(Path(__file__).with_name("trained.py"), spec.parent)
+    run = submit(spec)[0]["run"]
+    told = wait_for(run, spec.parent, seconds=120.0)
+    (attempt,) = told["attempts"]
+    (incident,) = (each for each in told["incidents"] if each["plan"] is not None)
+    assert (told["state"], attempt["changes"]) == ("done", ["n1 left out"])
+    assert (incident["kind"], incident["plan"]) == ("node_failure", "relaunch")
+    # Two ranks, and then one that goes on from what both had saved.
+    assert sorted(path.name for path in Path(told["dir"], "told").iterdir()) == [
+        "1-1-0",
+        "1-1-1",
+        "1-2-0",
+    ]
+
+
 def test_a_growth_that_no_restart_heals_stops_the_run_and_says_so(slurm, job):
     spec = job("{trainer: trained.py:Exploding}")
     shutil.copy(Path(__file__).with_name("trained.py"), spec.parent)

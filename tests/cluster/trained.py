@@ -78,6 +78,16 @@ class Failing(Small):
         return super().loss(batch)
 
 
+class OnBadNode(Telling):
+    """One of its nodes has a broken GPU."""
+
+    def loss(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        is_there = os.environ["SLURMD_NODENAME"] == self.params["bad"]
+        if is_there and self.session.step_number == 40:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+        return super().loss(batch)
+
+
 class Undead(Small):
     """Leaves its session in its first life, has the shell around it killed, and trains on."""
 

@@ -126,6 +126,15 @@ def test_a_bad_node_is_left_out() -> None:
     assert decide(hang, [past(hang)] * 2, Rules()).exclude == ("n1",)
 
 
+def test_where_fewer_nodes_are_enough_a_bad_one_is_left_out_at_once() -> None:
+    rules = Rules(spare_nodes=1)
+    plan = decide(other("node_failure", node="n1"), [], rules)
+    assert (plan.do, plan.exclude) == ("relaunch", ("n1",))
+    assert decide(other("node_failure"), [], rules).do == "resubmit"
+    stops = Rules(spare_nodes=1, remedies={"node_failure": Remedy(do="stop")})
+    assert decide(other("node_failure", node="n1"), [], stops).do == "stop"
+
+
 def test_more_memory_is_asked_for_when_it_was_too_little() -> None:
     plan = decide(other("out_of_memory"), [], Rules())
     assert plan.changes == {"resources.memory": Change(times=1.5)}
