@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ from hpckit.spec import spec_from_json
 from hpckit.spec.parts import Change
 from hpckit.spec.rules import CHANGEABLE
 from hpckit.status.queue_cache import QueueCache
-from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of
+from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of, shows_life
 from hpckit.submission.continuing import continue_run
 
 ALIVE = (Phase.PENDING, Phase.RUNNING, Phase.ENDING)
@@ -200,13 +201,21 @@ def _step(run: Run) -> int | None:
 
 
 def _alive(run: Run, scheduler: Scheduler) -> list[JobStatus]:
+    facts = facts_of(run)
     try:
-        jobs = assign([facts_of(run)], answer_for(scheduler))[run.id]
+        jobs = assign([facts], answer_for(scheduler))[run.id]
     except SchedulerSilent as error:
         raise SchedulerSilent(
             f"{run.id}: {error.message}: what of it is alive is not known, so nothing was done",
             "try again in a minute",
         ) from error
+    if not jobs and shows_life(facts, jobs, time.time()):
+        # Another Slurm's, or another user's: a second one would run beside it.
+        number = facts.attempts[-1].number
+        raise NotFound(
+            f"{run.id}: attempt {number} shows that it lives, and no job of it is seen from here",
+            f"restart it where it was submitted, on {run.host}; if it has just died, in two minutes",
+        )
     return [job for job in jobs if job.phase in ALIVE]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from click.testing import CliRunner
 
@@ -9,6 +11,7 @@ from hpckit import guarding, restarting
 from hpckit.cli.guard import guard
 from hpckit.errors import (
     ChainTaken,
+    NotFound,
     SchedulerSilent,
     SubmissionRefused,
     SubmissionUnclear,
@@ -179,6 +182,19 @@ def wish(run, monkeypatch, scheduler, *changes):
     monkeypatch.setattr(restarting, "choose_scheduler", lambda kind: scheduler)
     monkeypatch.setattr(restarting, "QueueCache", lambda scheduler: scheduler)
     return restarting.restart(run, restarting.Wish(changes=read_changes(changes)))
+
+
+def test_nothing_is_started_beside_an_attempt_whose_job_is_not_seen_from_here(run, monkeypatch):
+    heartbeat = run.attempts()[-1].dir / "heartbeat"
+    heartbeat.touch()
+    slurm = Refusing()
+    with pytest.raises(NotFound, match="attempt 1 shows that it lives, and no job of it is seen"):
+        wish(run, monkeypatch, slurm)
+    assert (slurm.submitted, run.submission().data["chains"]) == ([], [1])
+    # It has been silent for long.
+    os.utime(heartbeat, (0, 0))
+    wish(run, monkeypatch, slurm)
+    assert slurm.submitted
 
 
 @pytest.mark.parametrize("error", NO, ids=["refused", "silent"])
