@@ -30,8 +30,9 @@ from hpckit.errors import (
 )
 from hpckit.heal import Plan
 from hpckit.heal.budget import BY_HAND
+from hpckit.heal.changes import OF_OPTIMIZERS
 from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
-from hpckit.heal.pending import trouble
+from hpckit.heal.pending import is_a_session, trouble
 from hpckit.ledger import TAKEN_BACK, Event, Ledger
 from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
@@ -43,6 +44,7 @@ from hpckit.spec.rules import CHANGEABLE
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of, shows_life
 from hpckit.submission.continuing import continue_run
+from hpckit.worker.log_healing import CALLED, adapted, argument
 
 ALIVE = (Phase.PENDING, Phase.RUNNING, Phase.ENDING)
 
@@ -146,12 +148,22 @@ def _checkpoint(run: Run, origin: str | None) -> str | None:
 def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
     """What numbers went wrong must not be gone on from, if they are why the run stands."""
     _check(run, wish.changes)
+    spec = run.spec()
     # Where a program keeps its own checkpoints the worker goes back, by what it leaves to it.
-    found = trouble(events, "resumed" if run.spec().checkpoint.files else "rollback")
+    found = trouble(events, "resumed" if spec.checkpoint.files else "rollback")
     before = found.before if found is not None else None
-    return Plan(
+    plan = Plan(
         do="resubmit", reason="by hand", changes=wish.changes, before=before, intact=before is None
     )
+    if spec.program.attach is not None or is_a_session(spec, events):
+        return plan
+    for name in OF_OPTIMIZERS & set(wish.changes):
+        if argument(name, spec) is None:
+            raise UsageError(
+                f"--set {name}: no parameter that its command names is called so",
+                f"name it: --set params.NAME=..., of {', '.join(CALLED[name])} or any other",
+            )
+    return adapted(plan, spec)
 
 
 def _check(run: Run, changes: Mapping[str, Change]) -> None:
@@ -214,7 +226,7 @@ def _alive(run: Run, scheduler: Scheduler) -> list[JobStatus]:
         number = facts.attempts[-1].number
         raise NotFound(
             f"{run.id}: attempt {number} shows that it lives, and no job of it is seen from here",
-            f"restart it where it was submitted, on {run.host}; if it has just died, in two minutes",
+            f"restart it where it was submitted, on {run.host}; if it has died, in two minutes",
         )
     return [job for job in jobs if job.phase in ALIVE]
 

@@ -20,7 +20,7 @@ from hpckit.ledger import final
 from hpckit.monitor.incident import Incident
 from hpckit.run import IDENTITY, STARTS, identity, open_run
 from hpckit.scheduler.base import Cause, Phase
-from hpckit.spec import spec_from_json
+from hpckit.spec import Change, spec_from_json
 from hpckit.train.pulse import FENCED
 from hpckit.worker import attempting, settling
 from hpckit.worker import link as links
@@ -504,6 +504,30 @@ def test_a_cancel_is_taken_back_by_who_starts_the_run_again(run, monkeypatch):
     assert not run.is_cancelled()
     run.ledger("person").write("cancel")
     assert run.is_cancelled()
+
+
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [({}, ["params.lr 0.1 -> 0.05"]), ({"rollbacks": 0}, [])],
+    ids=["plain", "ours"],
+)
+def test_what_a_person_changed_of_a_plain_command_is_told_by_the_attempt_that_has_it(
+    run, who, told
+):
+    """A training with hpckit in it tells it itself."""
+    write_spec(run, params={"lr": 0.1})
+    before(run)
+    if who:
+        run.ledger("attempt-001").write("resumed", attempt=1, launch=1, step=0, **who)
+    plan = Plan(do="resubmit", reason="", changes={"params.lr": Change(times=0.5)}, intact=True)
+    by_hand = Incident(kind="by_hand", step=0, answer="act", said="").to_json()
+    about = {"by_hand": True, "attempt": 1, "incident": by_hand, "plan": plan.to_json()}
+    run.ledger("person").write("restart", **about)
+    for number in (2, 3):
+        attempt = run.claim_attempt({"number": number})
+        make_link(run, Answering([]))._tell_applied(attempt)
+    events = [each for each in run.ledger().events() if each.kind == "applied"]
+    assert [each.data["changed"] for each in events] == ([told] if told else [])
 
 
 @pytest.mark.parametrize("exit_code", [0, 1, 3, 4])

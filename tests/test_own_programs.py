@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.errors import HpckitError
+from hpckit.errors import HpckitError, UsageError
 from hpckit.files import write_json
 from hpckit.heal import Plan
 from hpckit.ledger import Ledger
 from hpckit.restarting import Wish, _plan
 from hpckit.spec import Change, spec_from_json
+from hpckit.spec.changes import read_changes
 from hpckit.worker.healing import Healing, Seen
 from hpckit.worker.log_healing import LogHealing
 from hpckit.worker.outcome import Outcome
@@ -138,6 +139,18 @@ def test_a_person_goes_on_from_before_the_numbers_that_stopped_the_run(saved):
     # The log had shown it when the second one was written.
     assert prepared(run, begin(run))["step"] == 100
     assert _plan(run, Wish(), run.ledger().events()).intact
+
+
+def test_a_clip_or_a_rate_by_hand_is_the_argument_of_a_program_without_optimizers_of_ours(saved):
+    run, attempt = saved
+    lower, tighter = (Wish(changes=read_changes([each])) for each in ("lr=x0.5", "clip=x0.5"))
+    assert list(_plan(run, lower, run.ledger().events()).changes) == ["params.lr"]
+    with pytest.raises(UsageError, match="--set clip: no parameter that its command names"):
+        _plan(run, tighter, run.ledger().events())
+    # Who has hpckit in the program changes its optimizers.
+    begun = {"attempt": attempt.number, "launch": 1, "rollbacks": 0, "step": 0}
+    run.ledger().write("resumed", **begun)
+    assert list(_plan(run, tighter, run.ledger().events()).changes) == ["clip"]
 
 
 def test_checkpoints_that_cannot_be_looked_at_are_no_reason_not_to_end(saved, tmp_path):

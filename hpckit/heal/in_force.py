@@ -36,6 +36,13 @@ def params_in_force(params: Mapping[str, Any], plans: Iterable[Plan]) -> dict[st
     return found
 
 
+def applied_params(params: Mapping[str, Any], events: Sequence[Event], *told_of: str) -> list[str]:
+    """What the plans whose changes were not told yet have made of the parameters."""
+    earlier, plans = parted(events, *told_of)
+    before = params_in_force(params, earlier)
+    return [said for plan in plans for said in change_params(before, plan).values()]
+
+
 def change_params(params: MutableMapping[str, Any], plan: Plan) -> dict[str, str]:
     """Carry out a plan's changes of parameters, in place; by path, what was changed."""
     said = {}

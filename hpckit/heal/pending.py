@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpckit.heal.budget import BY_HAND
 from hpckit.heal.plan import Plan
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.spec.parts import INFRASTRUCTURE
+
+if TYPE_CHECKING:
+    from hpckit.spec import JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,15 @@ def trouble(events: Sequence[Event], answer: str) -> Pending | None:
         if found.is_of_numbers and (found.plan.restarts or found.plan.do == "stop"):
             return found
     return None
+
+
+def is_a_session(spec: JobSpec, events: Sequence[Event]) -> bool:
+    """Whether the training itself goes on, goes back and changes; of a command its past says so."""
+    if spec.program.trainer is not None:
+        return True
+    return spec.program.attach is None and any(
+        event.kind == "resumed" and "rollbacks" in event.data for event in events
+    )
 
 
 def _open(events: Sequence[Event], *answers: str) -> Iterator[Pending]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from hpckit.checkpoint.lineage import believed
 from hpckit.clock import now_iso
 from hpckit.files import read_json, write_json
-from hpckit.heal.in_force import applied_resources
+from hpckit.heal.in_force import applied_params, applied_resources
+from hpckit.heal.pending import is_a_session
 from hpckit.ledger import final
 from hpckit.requests import END, served
 from hpckit.run import STARTS, Attempt, Run, open_run, point_name
@@ -179,9 +180,11 @@ class Link:
 
     def _tell_applied(self, attempt: Attempt) -> None:
         """What was asked for since the attempt before, and what of it this job has."""
-        events = believed(self.run.ledger().events())
-        asked, has = self.run.spec().resources, attempt.has
-        said = applied_resources(asked, events, had=self.run.had, has=has)
+        events, spec = believed(self.run.ledger().events()), self.run.spec()
+        said = applied_resources(spec.resources, events, had=self.run.had, has=attempt.has)
+        if not (spec.checkpoint.files or is_a_session(spec, events)):
+            # Of these nobody else tells what their arguments are by now.
+            said += applied_params(spec.params, events, "resumed", "applied")
         if said:
             ledger = self.run.ledger(f"attempt-{attempt.number:03d}")
             ledger.write("applied", attempt=attempt.number, changed=said)

@@ -77,13 +77,14 @@ def adapted(plan: Plan, spec: JobSpec) -> Plan:
     """
     changes: dict[str, Change] = {}
     for name, change in plan.changes.items():
-        found = _parameter(name, spec) if name in OF_OPTIMIZERS else name
+        found = argument(name, spec) if name in OF_OPTIMIZERS else name
         if found is not None:
             changes[found] = change
     return dataclasses.replace(plan, changes=changes, of=None, skip_batches=0)
 
 
-def _parameter(name: str, spec: JobSpec) -> str | None:
+def argument(name: str, spec: JobSpec) -> str | None:
+    """The parameter that is the program's clip or learning rate, where its command names one."""
     line = spec.program.line or ""
     named = {each for each, _ in placeholders(line)}
     for called in CALLED[name]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hpckit.checkpoint.lineage import believed
 from hpckit.checkpoint.own_sets import OwnSet, OwnSets, as_argument
-from hpckit.heal.in_force import change_params, params_in_force, parted
+from hpckit.heal.in_force import applied_params
 from hpckit.heal.pending import Pending, trouble
 from hpckit.ledger import Event
 
@@ -56,19 +56,14 @@ class OwnReturning:
             launch=launch,
             step=step,
             checkpoint=argument or None,
-            changed=self._changed(events),
+            # With what the program is given now.
+            changed=applied_params(self.run.spec().params, events, "resumed"),
         )
         if moved or argument:
             where = argument or "the beginning: no set of checkpoints is old enough"
             aside = f", {len(moved)} newer or half set aside" if moved else ""
             print(f"hpckit: going on from {where}{aside}", flush=True)
         return argument if self.spec.resume == "argument" else ""
-
-    def _changed(self, events: list[Event]) -> list[str]:
-        """What plans have made of the parameters, which the program is given now."""
-        before, plans = parted(events, "resumed")
-        params = params_in_force(self.run.spec().params, before)
-        return [said for plan in plans for said in change_params(params, plan).values()]
 
     def _before(self, trouble: Pending) -> OwnSet | None:
         """The newest set that was saved before the trouble began, or one further back."""
