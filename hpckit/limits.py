@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hpckit.clock import seconds_of
-from hpckit.run import Attempt
+from hpckit.run import Attempt, Run
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec, Limits
@@ -60,6 +60,25 @@ def _lower(one: _Number | None, other: _Number | None) -> _Number | None:
 def hours_used(attempts: Iterable[Attempt], units_an_hour: int, alive: int | None = None) -> float:
     """GPU hours (or node hours) that the attempts of a run have had; `alive` is one's number."""
     return sum(attempt_hours(each, units_an_hour, each.number == alive) for each in attempts)
+
+
+def spent(run: Run, spec: JobSpec, hours: float, now: float) -> str | None:
+    """Which of the limits of hours and time a run has reached, if any."""
+    limits = spec.limits
+    if limits.gpu_hours is not None and hours >= limits.gpu_hours:
+        return f"limits.gpu_hours: {limits.gpu_hours:g} {unit_name(spec)} are used"
+    age_s = now - seconds_of(run.created)
+    if limits.total is not None and age_s >= limits.total:
+        return f"limits.total: {age_s / 3600:.1f} h have passed since it was submitted"
+    return None
+
+
+def no_more(run: Run) -> str | None:
+    """Which of its limits leaves a run no other attempt, if any."""
+    spec, attempts = run.spec(), run.attempts()
+    if len(attempts) >= spec.limits.attempts:
+        return f"all {len(attempts)} attempts that its limits allow are used"
+    return spent(run, spec, hours_used(attempts, units(spec)), time.time())
 
 
 def attempt_hours(attempt: Attempt, units_an_hour: int, is_alive: bool) -> float:

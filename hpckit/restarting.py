@@ -34,6 +34,7 @@ from hpckit.heal.changes import OF_OPTIMIZERS
 from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
 from hpckit.heal.pending import is_a_session, trouble
 from hpckit.ledger import TAKEN_BACK, Event, Ledger
+from hpckit.limits import no_more
 from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
@@ -78,9 +79,9 @@ def restart(run: Run, wish: Wish) -> Restarted:
     checkpoint = _checkpoint(run, wish.origin)
     events = believed(run.ledger().events())
     plan = _plan(run, wish, events)
-    if run.spec().limits.attempts <= len(run.attempts()):
+    if (reached := no_more(run)) is not None:
         raise UsageError(
-            f"{run.id}: all {len(run.attempts())} attempts that its limits allow are used",
+            f"{run.id}: {reached}",
             f"begin a new run where it stands: hpckit submit --from {run.id}",
         )
     _try(run, [*plans_in_force(events), plan])

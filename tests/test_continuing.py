@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from click.testing import CliRunner
 
 from hpckit import guarding, restarting
 from hpckit.cli.guard import guard
+from hpckit.cli.run_text import run_text
+from hpckit.clock import iso
 from hpckit.errors import (
     ChainTaken,
     NotFound,
@@ -22,7 +25,8 @@ from hpckit.ledger import is_by_hand
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.spec import spec_from_json
 from hpckit.spec.changes import read_changes
-from hpckit.status.state import State
+from hpckit.status.state import State, facts_of
+from hpckit.status.view import describe
 from hpckit.submission import snapshot
 from hpckit.submission.continuing import continue_run
 from hpckit.worker.link import Link
@@ -195,6 +199,31 @@ def test_nothing_is_started_beside_an_attempt_whose_job_is_not_seen_from_here(ru
     os.utime(heartbeat, (0, 0))
     wish(run, monkeypatch, slurm)
     assert slurm.submitted
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"gpu_hours": 0.5}, "limits.gpu_hours: 0.5 node h are used"),
+        ({"total": "1m"}, "limits.total: 1.0 h have passed since it was submitted"),
+        ({"attempts": 1}, "all 1 attempts that its limits allow are used"),
+    ],
+)
+def test_a_run_that_has_reached_a_limit_is_not_started_again(run, monkeypatch, limits, said):
+    spec = {"name": "a", "program": "x", "limits": {"gpu_hours": 9, **limits}}
+    write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
+    about = read_json(run.dir / IDENTITY)
+    write_json(run.dir / IDENTITY, {**about, "created": iso(time.time() - 3600)})
+    ended = {"ended": "2026-01-01T00:45:00.000Z", "reason": "limits"}
+    write_json(run.attempts()[-1].dir / "ended.json", ended)
+    run = open_run(run.dir)
+    with pytest.raises(UsageError, match=said) as refused:
+        wish(run, monkeypatch, Refusing())
+    assert refused.value.hint.endswith("hpckit submit --from a/b")
+    assert not [event for event in run.ledger().events() if is_by_hand(event)]
+    told = describe(facts_of(run), State(state="stopped", reason=said))
+    assert "hpckit submit --from a/b" in run_text(told)
+    assert "restart" not in run_text(told)
 
 
 @pytest.mark.parametrize("error", NO, ids=["refused", "silent"])

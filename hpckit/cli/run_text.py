@@ -96,6 +96,8 @@ def _healthy(told: Told) -> int:
 
 def _to_do(told: Told) -> str:
     run = told["run"]
+    if told["state"] == "stopped" and told["limit_reached"]:
+        return f"For you to do: hpckit submit --from {run} for a new run, or let it be."
     return {
         "running": "Nothing for you to do.",
         "pending": "Nothing for you to do.",

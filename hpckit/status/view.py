@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import seconds_of
-from hpckit.limits import attempt_hours, hours_used, unit_name, units
+from hpckit.limits import attempt_hours, hours_used, no_more, unit_name, units
 from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
 from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved
@@ -61,6 +61,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "next": state.next,
         "ends_by": state.ends_by,
         "attempts_left": 0 if state.is_final else facts.attempts_left,
+        "limit_reached": no_more(run) if state.is_final else None,
         "attempts": told,
         "waited_s": round(_waited_s(facts, told), 1),
         "now": now(facts.attempts),

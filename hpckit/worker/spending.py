@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from hpckit.clock import seconds_of
-from hpckit.limits import hours_used, unit_name, units
+from hpckit.limits import hours_used, spent, units
 from hpckit.run import Attempt, Run
 from hpckit.spec import JobSpec
 
@@ -28,12 +28,6 @@ class Spending:
 
     def spent(self, now: float) -> str | None:
         """Which of the run's hard limits is reached, if any."""
-        limits = self.spec.limits
         ours_s = now - seconds_of(self.started)
         used = self._hours_before + ours_s / 3600 * units(self.spec)
-        if limits.gpu_hours is not None and used >= limits.gpu_hours:
-            return f"limits.gpu_hours: {limits.gpu_hours:g} {unit_name(self.spec)} are used"
-        age_s = now - seconds_of(self.run.created)
-        if limits.total is not None and age_s >= limits.total:
-            return f"limits.total: {age_s / 3600:.1f} h have passed since it was submitted"
-        return None
+        return spent(self.run, self.spec, used, now)
