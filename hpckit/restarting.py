@@ -12,13 +12,14 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpckit import requests
 from hpckit.checkpoint.choosing import choose
 from hpckit.checkpoint.lineage import believed
+from hpckit.checkpoint.own_sets import OwnSets, as_argument
 from hpckit.clock import now_iso
 from hpckit.errors import (
     HpckitError,
@@ -137,6 +138,8 @@ def _checkpoint(run: Run, origin: str | None) -> str | None:
         return None
     if origin not in ("good", "best") and not origin.isdigit():
         raise UsageError(f"--from {origin}: no step, and neither good nor best")
+    if patterns := run.spec().checkpoint.files:
+        return _own_set(run, patterns, origin)
     found = choose(
         run,
         step=int(origin) if origin.isdigit() else None,
@@ -144,6 +147,21 @@ def _checkpoint(run: Run, origin: str | None) -> str | None:
         best=origin == "best",
     )
     return found.name
+
+
+def _own_set(run: Run, patterns: Sequence[str], origin: str) -> str:
+    """What a program has saved at a step by itself: what else it is, nobody knows."""
+    whole = {each.step: each for each in OwnSets.of_run(run.dir, patterns).sets() if each.complete}
+    steps = ", ".join(map(str, list(whole)[-8:]))
+    there = f"there are whole ones of {steps}" if whole else "it has saved nothing whole"
+    if not origin.isdigit():
+        raise UsageError(
+            f"--from {origin}: of a program's own checkpoints it is not known which are {origin}",
+            there,
+        )
+    if int(origin) not in whole:
+        raise NotFound(f"{run.id} has no whole checkpoint of its own of step {origin}", there)
+    return as_argument(whole[int(origin)])
 
 
 def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.errors import HpckitError, UsageError
+from hpckit.errors import HpckitError, NotFound, UsageError
 from hpckit.files import write_json
 from hpckit.heal import Plan
 from hpckit.ledger import Ledger
-from hpckit.restarting import Wish, _plan
+from hpckit.restarting import Wish, _checkpoint, _plan
 from hpckit.spec import Change, spec_from_json
 from hpckit.spec.changes import read_changes
 from hpckit.worker.healing import Healing, Seen
@@ -134,11 +134,44 @@ def test_a_person_goes_on_from_before_the_numbers_that_stopped_the_run(saved):
     healing(run, attempt).write(explosion(280, onset=240), stop, launch=1, saved_before=150.0)
     plan = _plan(run, Wish(), run.ledger().events())
     assert (plan.before, plan.intact) == (240, False)
-    by_hand = explosion(280, kind="by_hand", onset=None).to_json()
-    run.ledger().write("restart", by_hand=True, attempt=1, incident=by_hand, plan=plan.to_json())
+    asked(run, plan)
     # The log had shown it when the second one was written.
     assert prepared(run, begin(run))["step"] == 100
     assert _plan(run, Wish(), run.ledger().events()).intact
+
+
+def test_a_person_goes_on_from_a_step_that_the_program_has_saved_itself(saved):
+    run, _ = saved
+    for origin, error in (("150", NotFound), ("good", UsageError), ("best", UsageError)):
+        with pytest.raises(error) as refused:
+            _checkpoint(run, origin)
+        assert refused.value.hint == "there are whole ones of 100, 200, 300"
+    asked(run, checkpoint=_checkpoint(run, "200"))
+    told = prepared(run, begin(run))
+    assert (told["step"], told["checkpoint"]) == (200, "cp/g_200")
+    assert sorted(os.listdir(run.dir / "work/cp")) == ["g_100", "g_200"]
+    # It has been done, and what comes after it goes on from the newest.
+    (run.dir / "work/cp/g_400").write_text("weights")
+    assert prepared(run, begin(run))["step"] == 400
+
+
+def test_a_step_that_is_gone_is_not_replaced_by_another(saved):
+    run, _ = saved
+    asked(run, checkpoint=_checkpoint(run, "200"))
+    (run.dir / "work/cp/g_200").unlink()
+    with pytest.raises(HpckitError, match="cp/g_200 is not there any more"):
+        prepared(run, begin(run))
+    assert sorted(os.listdir(run.dir / "work/cp")) == ["g_100", "g_300"]
+    asked(run)
+    assert prepared(run, begin(run))["step"] == 300
+
+
+def asked(run, plan=None, **more):
+    """A person starts the run again."""
+    plan = plan or _plan(run, Wish(), run.ledger().events())
+    incident = explosion(280, kind="by_hand", onset=None).to_json()
+    about = {"attempt": 1, "incident": incident, "plan": plan.to_json()}
+    run.ledger().write("restart", by_hand=True, **about, **more)
 
 
 def test_a_clip_or_a_rate_by_hand_is_the_argument_of_a_program_without_optimizers_of_ours(saved):

@@ -92,6 +92,13 @@ class OwnSets:
                 return found
         return None
 
+    def named(self, argument: str) -> OwnSet:
+        """The whole set of that path, as `{checkpoint}` has it."""
+        for found in self.sets():
+            if found.complete and as_argument(found) == argument:
+                return found
+        raise HpckitError(f"{argument} is not there any more, or not whole")
+
     def go_back(self, to: OwnSet | None, *, why: str) -> list[str]:
         """Leave no set newer than `to` in the program's sight; what was moved, newest first.
 

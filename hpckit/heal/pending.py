@@ -71,6 +71,11 @@ def trouble(events: Sequence[Event], answer: str) -> Pending | None:
     return None
 
 
+def named(events: Sequence[Event], answer: str) -> str | None:
+    """The checkpoint that a person wants to be gone on from, unless somebody has."""
+    return next((each.checkpoint for each in _open(events, answer) if each.is_by_hand), None)
+
+
 def is_a_session(spec: JobSpec, events: Sequence[Event]) -> bool:
     """Whether the training itself goes on, goes back and changes; of a command its past says so."""
     if spec.program.trainer is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hpckit.checkpoint.lineage import believed
 from hpckit.checkpoint.own_sets import OwnSet, OwnSets, as_argument
 from hpckit.heal.in_force import applied_params
-from hpckit.heal.pending import Pending, trouble
+from hpckit.heal.pending import Pending, named, trouble
 from hpckit.ledger import Event
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ ALIKE_S = 2.0
 
 @dataclass(kw_only=True)
 class OwnReturning:
-    """After a benign end the newest whole set; after trouble in the numbers one of before it."""
+    """After a benign end the newest whole set; after trouble in the numbers one of before it.
+
+    A person's word stands above both.
+    """
 
     run: Run
     spec: JobSpec
@@ -42,8 +45,10 @@ class OwnReturning:
         if not self.spec.checkpoint.files:
             return ""
         events = believed(self.run.ledger().events())
-        found = trouble(events, "resumed")
-        if found is None:
+        found, wanted = trouble(events, "resumed"), named(events, "resumed")
+        if wanted is not None:
+            chosen, why = self.sets.named(wanted), "a person goes on from an older one"
+        elif found is None:
             chosen, why = self.sets.newest(), "what is half cannot be gone on from"
         else:
             chosen, why = self._before(found), found.plan.reason
