@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -335,6 +337,26 @@ def test_a_hang_that_is_only_to_be_told_is_told_once_and_ends_nothing(run, monke
     assert watch.serve().state == "done"
     told = [e.data["incident"] for e in run.ledger().events() if e.kind == "incident"]
     assert [each["said"] for each in told] == ["hang: no step for 65 s on rank 0, after step 53"]
+
+
+@pytest.mark.parametrize("told", [None, "time limit", "terminated"])
+def test_a_stop_that_a_log_shows_stands_whatever_the_program_was_told_meanwhile(
+    run, monkeypatch, told
+):
+    attempt = before(run)
+    stop = Plan(do="stop", reason="the budget is spent")
+    log = contextlib.nullcontext(SimpleNamespace(wants_an_end=True, step=9))
+
+    def waits(watch, launch):
+        about = {"attempt": 1, "launch": 1, "plan": stop.to_json(), "reason": stop.reason}
+        run.ledger("log").write("stopped", **about)
+        ends(attempt, 0)
+        return told
+
+    monkeypatch.setattr(watches, "watched_log", lambda *_, **__: log)
+    monkeypatch.setattr(watches.Watch, "_wait", waits)
+    outcome = watching(run, attempt, monkeypatch, lambda: True).serve()
+    assert (outcome.state, outcome.reason) == ("stopped", "the budget is spent")
 
 
 def oom(run):

@@ -74,6 +74,15 @@ def test_after_the_time_limit_the_next_link_goes_on_whatever_the_program_said():
         assert (outcome.state, outcome.exit_code) == (None, 75)
 
 
+@pytest.mark.parametrize("told", [None, "time limit", "terminated"])
+def test_a_training_that_stops_its_run_does_so_whatever_it_was_told_meanwhile(told):
+    outcome = judge([rank(0, 3)], ranks=1, told=told, stopped="the budget is spent")
+    assert (outcome.state, outcome.reason) == ("stopped", "the budget is spent")
+    # A person goes on.
+    asked = judge([rank(0, 3)], ranks=1, told="restart asked for", stopped="the budget is spent")
+    assert asked.state is None
+
+
 def test_a_spent_limit_stops_the_run():
     outcome = judge([rank(0, 0)], ranks=1, told="limits.gpu_hours: 2 GPU h are used")
     assert (outcome.state, outcome.exit_code) == ("stopped", 3)

@@ -21,6 +21,8 @@ TERMINATED = "terminated"
 TIME_LIMIT = "time limit"
 HANGS = "hang"
 DIVERGES = "its numbers went wrong"
+# What changes nothing about a decision that was made beside it.
+BESIDE = (None, TIME_LIMIT, TERMINATED)
 NOBODY_NEXT = "no attempt is queued: hpckit guard starts the next one"
 SUPERSEDED = "another attempt serves the run"
 NOT_STARTED = "the launch could not start"
@@ -64,17 +66,16 @@ def judge(
     """
     if told is not None and told.startswith("limits"):
         return Outcome(state="stopped", reason=told)
+    says_so = any(exit_.code == EXIT_CODES["stopped"] for exit_ in exits)
+    if stopped is not None and (told == DIVERGES or (told in BESIDE and says_so)):
+        return Outcome(state="stopped", reason=stopped)
     if told == TIME_LIMIT:
         return Outcome(state=None, reason=TIME_LIMIT, kind="time_limit")
     if told is not None and told.startswith(HANGS):
         return Outcome(state="failed", reason=told, kind="hang")
-    if told == DIVERGES and stopped is not None:
-        return Outcome(state="stopped", reason=stopped)
     if told is not None:
         asked = asked if told == DIVERGES else None
         return Outcome(state=None, reason=told, asked=asked)
-    if stopped is not None and any(exit_.code == EXIT_CODES["stopped"] for exit_ in exits):
-        return Outcome(state="stopped", reason=stopped)
     if asked is not None and any(exit_.code == RESTART_CODE for exit_ in exits):
         return Outcome(state=None, reason=str(asked.get("reason", "")), asked=asked)
     bad = [exit_ for exit_ in exits if exit_.code != 0 or exit_.stage == "setup"]

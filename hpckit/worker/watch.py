@@ -25,6 +25,7 @@ from hpckit.worker import launch as launching
 from hpckit.worker.log_healing import LogHealing
 from hpckit.worker.log_watch import LogWatch, tell, watched_log
 from hpckit.worker.outcome import (
+    BESIDE,
     DIVERGES,
     HANGS,
     NOT_STARTED,
@@ -122,10 +123,12 @@ class Watch:
             self.run, self.spec, self.attempt, logs, ranks=ranks, healing=self.healing
         ) as self._log:
             told = self._wait(launch)
-        if told is None and self._log is not None and self._log.wants_an_end:
+        last, exits = self._last_word(), self._exits(logs)
+        stops = last is not None and last.kind == "stopped"
+        diverges = self._log is not None and self._log.wants_an_end
+        if diverges and (told is None or (stops and told in BESIDE)):
             # It came to its end before anybody could end it; what it ended with is of no use.
             told = DIVERGES
-        last, exits = self._last_word(), self._exits(logs)
         if served_by_another(self.run.dir, self.attempt.number, self.number):
             # However it came to its end. A program that does not look for itself may live on where
             # Slurm has given up the node.
