@@ -415,6 +415,21 @@ def test_an_end_that_a_link_wrote_down_before_it_died_is_counted_once(run, monke
     assert len(restarts(run)) == 3
 
 
+@pytest.mark.parametrize(
+    ("kind", "do", "counted"),
+    [("restart", "resubmit", 1), ("restart", "relaunch", 2), ("rollback", "resubmit", 1)],
+)
+def test_an_end_that_the_worker_wrote_down_before_it_died_is_counted_once(run, kind, do, counted):
+    """After any other plan the attempt went on, and what ends it then is another thing."""
+    slurm = oom(run)
+    incident = Incident(kind="crash", step=0, answer="act", said="a CUDA error")
+    plan = Plan(do=do, reason="", intact=True)
+    about = {"attempt": 1, "launch": 1, "incident": incident.to_json(), "plan": plan.to_json()}
+    run.ledger().write(kind, **about, step=0)
+    repaired(run, slurm, 2)
+    assert len(restarts(run)) == counted
+
+
 def test_memory_that_was_given_once_does_not_grow_again_at_every_later_change(run, monkeypatch):
     slurm = oom(run)
     assert make_link(run, slurm).serve() == 75

@@ -95,14 +95,18 @@ class Healing:
         return Answer(outcome=_after(outcome, plan, incident), plan=plan)
 
     def _told(self, outcome: Outcome, events: list[Event]) -> Answer | None:
-        """What a link has written of the attempt's end, that died before it could go on."""
+        """What was written of the attempt's end by who died then: its worker, or a link."""
         for event in reversed(events):
             if is_by_hand(event):
                 return None
             about = event.data
-            is_mine = about["attempt"] == self.attempt.number and "launch" not in about
-            if is_mine and about.get("plan"):
-                plan = Plan.from_json(about["plan"])
+            # Of a rollback the plan is that of who came before.
+            is_mine = about["attempt"] == self.attempt.number and event.kind != "rollback"
+            if not is_mine or not about.get("plan"):
+                continue
+            plan = Plan.from_json(about["plan"])
+            # By another plan for a launch the attempt went on.
+            if "launch" not in about or plan.do in ("resubmit", "stop"):
                 incident = Incident.from_json(about["incident"])
                 return Answer(outcome=_after(outcome, plan, incident), plan=plan)
         return None
