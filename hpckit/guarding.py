@@ -30,7 +30,7 @@ class Guarded:
     state: State
     job_id: str | None = None
     said: str = ""
-    # Nobody could see how it stands, or start what it needs.
+    # The scheduler did not say how it stands, or did not take what it needs.
     failed: bool = False
 
 
@@ -56,7 +56,7 @@ def to_guard(runs: Sequence[Run]) -> list[Run]:
 
 def _served(run: Run, state: State, newest: int, cache: QueueCache | None) -> Guarded:
     if state.state != "healing" or cache is None:
-        return Guarded(run=run, state=state, failed=state.state == "unknown")
+        return Guarded(run=run, state=state, failed=state.is_unheard)
     if _is_announced(run, newest):
         return Guarded(run=run, state=state, said="somebody has just gone on with it")
     from hpckit.submission.continuing import continue_run

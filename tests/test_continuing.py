@@ -25,7 +25,7 @@ from hpckit.ledger import is_by_hand
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.spec import spec_from_json
 from hpckit.spec.changes import read_changes
-from hpckit.status.state import State, facts_of
+from hpckit.status.state import LOST, State, facts_of
 from hpckit.status.view import describe
 from hpckit.submission import snapshot
 from hpckit.submission.continuing import continue_run
@@ -96,16 +96,19 @@ def test_what_was_announced_just_now_is_left_to_who_announced_it(run):
 @pytest.mark.parametrize(
     ("slurm", "state", "code"),
     [
-        (Refusing(), "healing", 0),
-        (Refusing(NO[0]), "healing", 1),
-        (Refusing(), "unknown", 1),
-        (Refusing(), "running", 0),
+        (Refusing(), State(state="healing"), 0),
+        (Refusing(NO[0]), State(state="healing"), 1),
+        (Refusing(), State(state="unknown", reason="no answer", is_unheard=True), 1),
+        (None, State(state="unknown", reason="no Slurm here", is_unheard=True), 1),
+        # A cron job that fails for ever says nothing.
+        (Refusing(), State(state="unknown", reason=LOST), 0),
+        (Refusing(), State(state="running"), 0),
     ],
 )
 def test_cron_sees_by_the_exit_code_whether_a_guard_could_do_its_work(
     run, monkeypatch, slurm, state, code
 ):
-    served = guarding._served(run, State(state=state), 1, slurm)
+    served = guarding._served(run, state, 1, slurm)
     monkeypatch.setattr(guarding, "guard", lambda runs, cache_of: [served])
     done = CliRunner().invoke(guard, ["--once", "--root", str(run.dir.parent), str(run.dir)])
     assert done.exit_code == code, done.output

@@ -98,10 +98,14 @@ def test_a_running_link_stands_before_those_that_wait(run):
 
 
 def test_silence_is_unknown_and_never_a_guess(run):
-    assert decided(facts(run, *SUBMITTED), silent="no answer").state == "unknown"
+    silent = decided(facts(run, *SUBMITTED), silent="no answer")
+    assert (silent.state, silent.is_unheard) == ("unknown", True)
     gone = decided(facts(run, *SUBMITTED), unheard={"a/b": "sacct: no answer"})
     assert (gone.state, gone.reason) == ("unknown", "left the queue; sacct: no answer")
-    assert decided(facts(run, *SUBMITTED)).state == "unknown"
+    assert gone.is_unheard
+    # An answer, too.
+    lost = decided(facts(run, *SUBMITTED))
+    assert (lost.state, lost.is_unheard) == ("unknown", False)
 
 
 def test_a_state_that_nobody_knows_is_unknown(run):

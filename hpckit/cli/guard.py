@@ -35,8 +35,8 @@ def guard(names: tuple[str, ...], once: bool, root: str | None, as_json: bool) -
 
     Most runs need no guard: their next attempts wait in the queue. It is for where a job may not
     submit another, and for what a lost node has left. It ends when all runs have ended. With
-    --once the exit code is 1 where Slurm did not say how a run stands, or did not take its
-    next attempt.
+    --once the exit code is 1 where Slurm did not answer, or did not take a run's next attempt;
+    a run that it does not know any more is unknown, and no reason.
     """
     from hpckit.guarding import guard as look
     from hpckit.guarding import to_guard

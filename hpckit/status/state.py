@@ -52,6 +52,8 @@ class State:
     reason: str = ""
     next: dict[str, Any] | None = None
     ends_by: str | None = None
+    # Unknown, as the scheduler did not answer: it may yet.
+    is_unheard: bool = False
 
     @property
     def words(self) -> str:
@@ -231,7 +233,7 @@ def answer_for(scheduler: Scheduler) -> Answer:
 def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
     """The state of a run that has not written its own end."""
     if answer.silent is not None:
-        return State(state="unknown", reason=answer.silent)
+        return State(state="unknown", reason=answer.silent, is_unheard=True)
     unheard = "a cancel is written down that Slurm has not heard: cancel it again"
     wish = unheard if facts.cancelled else ""
     for job in jobs:
@@ -321,7 +323,7 @@ def _never_seen(facts: Facts, answer: Answer, now: float) -> State:
         return State(state="failed", reason="the submission was cut off: nothing was submitted")
     silent = answer.unheard.get(facts.run.home_id)
     if silent is not None:
-        return State(state="unknown", reason=f"left the queue; {silent}")
+        return State(state="unknown", reason=f"left the queue; {silent}", is_unheard=True)
     if facts.of_chain("submitted") is not None or facts.attempts:
         return State(state="unknown", reason=LOST)
     return State(state="failed", reason="the submission was cut off: nothing reached the queue")
