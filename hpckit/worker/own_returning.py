@@ -45,13 +45,7 @@ class OwnReturning:
         if not self.spec.checkpoint.files:
             return ""
         events = believed(self.run.ledger().events())
-        found, wanted = trouble(events, "resumed"), named(events, "resumed")
-        if wanted is not None:
-            chosen, why = self.sets.named(wanted), "a person goes on from an older one"
-        elif found is None:
-            chosen, why = self.sets.newest(), "what is half cannot be gone on from"
-        else:
-            chosen, why = self._before(found), found.plan.reason
+        chosen, why = self._chosen(events)
         moved = self.sets.go_back(chosen, why=why)
         argument = as_argument(chosen)
         step = chosen.step if chosen is not None else 0
@@ -69,6 +63,16 @@ class OwnReturning:
             aside = f", {len(moved)} newer or half set aside" if moved else ""
             print(f"hpckit: going on from {where}{aside}", flush=True)
         return argument if self.spec.resume == "argument" else ""
+
+    def _chosen(self, events: list[Event]) -> tuple[OwnSet | None, str]:
+        """What is gone on from, and why what is newer is not."""
+        wanted = named(events, "resumed")
+        if wanted is not None:
+            return self.sets.named(wanted), "a person goes on from an older one"
+        found = trouble(events, "resumed")
+        if found is not None:
+            return self._before(found), found.plan.reason
+        return self.sets.newest(), "what is half cannot be gone on from"
 
     def _before(self, trouble: Pending) -> OwnSet | None:
         """The newest set that was saved before the trouble began, or one further back."""
