@@ -166,7 +166,6 @@ def _own_set(run: Run, patterns: Sequence[str], origin: str) -> str:
 
 def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
     """What numbers went wrong must not be gone on from, if they are why the run stands."""
-    _check(run, wish.changes)
     spec = run.spec()
     # Where a program keeps its own checkpoints the worker goes back, by what it leaves to it.
     found = trouble(events, "resumed" if spec.checkpoint.files else "rollback")
@@ -174,15 +173,16 @@ def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
     plan = Plan(
         do="resubmit", reason="by hand", changes=wish.changes, before=before, intact=before is None
     )
-    if spec.program.attach is not None or is_a_session(spec, events):
-        return plan
-    for name in OF_OPTIMIZERS & set(wish.changes):
-        if argument(name, spec) is None:
-            raise UsageError(
-                f"--set {name}: no parameter that its command names is called so",
-                f"name it: --set params.NAME=..., of {', '.join(CALLED[name])} or any other",
-            )
-    return adapted(plan, spec)
+    if spec.program.attach is None and not is_a_session(spec, events):
+        for name in OF_OPTIMIZERS & set(wish.changes):
+            if argument(name, spec) is None:
+                raise UsageError(
+                    f"--set {name}: no parameter that its command names is called so",
+                    f"name it: --set params.NAME=..., of {', '.join(CALLED[name])} or any other",
+                )
+        plan = adapted(plan, spec)
+    _check(run, plan.changes)
+    return plan
 
 
 def _check(run: Run, changes: Mapping[str, Change]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -180,6 +181,8 @@ def test_a_clip_or_a_rate_by_hand_is_the_argument_of_a_program_without_optimizer
     assert list(_plan(run, lower, run.ledger().events()).changes) == ["params.lr"]
     with pytest.raises(UsageError, match="--set clip: no parameter that its command names"):
         _plan(run, tighter, run.ledger().events())
+    with pytest.raises(UsageError, match=r"params.lr: the sweep varies it"):
+        _plan(dataclasses.replace(run, varied=("lr",)), lower, run.ledger().events())
     # Who has hpckit in the program changes its optimizers.
     begun = {"attempt": attempt.number, "launch": 1, "rollbacks": 0, "step": 0}
     run.ledger().write("resumed", **begun)
