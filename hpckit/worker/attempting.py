@@ -71,7 +71,7 @@ class Attempting:
             outcome = watch.serve()
             if outcome.is_doubtful:
                 outcome = self.checked(outcome)
-            answer = healing.answer(outcome, number, self._seen(watch))
+            answer = healing.answer(outcome, number, self._seen(watch, spec))
             if not answer.starts_again or self._must_end():
                 return answer
             print(f"hpckit: {answer.outcome.reason}; {answer.plan}", flush=True)
@@ -102,10 +102,10 @@ class Attempting:
             return None
         return LogHealing(healing=healing, spec=spec, launch=launch)
 
-    def _seen(self, watch: Watch) -> Seen:
+    def _seen(self, watch: Watch, spec: JobSpec) -> Seen:
         from hpckit.status.steps import launch_steps, steps_done
 
-        fewest = watch.spec.resources.min_nodes
+        fewest = spec.resources.min_nodes
         # A sign of life is written once a second, and readings at an end that was not too sudden.
         told = [watch.stalls.step, launch_steps(self.attempt, watch.logs.name)]
         step = max((each for each in told if each is not None), default=None)
