@@ -51,6 +51,16 @@ def test_a_start_a_validation_and_a_save_may_take_long(phase: str) -> None:
     assert phase in str(stall)
 
 
+def test_after_a_step_the_rest_of_the_body_may_take_long_unless_the_spec_says_otherwise() -> None:
+    signs = step(5, "after"), step(5)
+    assert after(SLOW_S, *signs) is None
+    assert after(SLOW_S + 1, *signs) is not None
+    assert after(2, *signs, after_s=2) is None
+    stall = after(3, *signs, after_s=2)
+    assert stall is not None
+    assert str(stall).startswith("no step for 3 s")
+
+
 def test_while_one_rank_validates_the_others_wait_for_it_within_their_step() -> None:
     assert after(100, step(5, "between"), step(6), after_s=2) is None
 

@@ -21,9 +21,9 @@ EVERY_S = 1.0
 # What a rank ends with that has seen another launch serve the run; other programs may mean
 # something else by it.
 FENCED = 77
-# In the loop's body a step comes soon; before the loop, after the step, and while saving it may be
-# long.
-START, STEP, BETWEEN, SAVING = "start", "step", "between", "saving"
+# In the loop's body a step comes soon. What comes there after a step may be a validation, or not;
+# before the loop, between two epochs, and while saving it may be long.
+START, STEP, AFTER, BETWEEN, SAVING = "start", "step", "after", "between", "saving"
 # So many steps of a process may compile something: it is still starting.
 FIRST_STEPS = 3
 

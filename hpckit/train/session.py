@@ -31,7 +31,7 @@ from hpckit.train.best import Mode, as_number
 from hpckit.train.between import Between
 from hpckit.train.feed import Feed
 from hpckit.train.place import Place, Trail
-from hpckit.train.pulse import BETWEEN, STEP
+from hpckit.train.pulse import AFTER, BETWEEN, STEP
 from hpckit.train.surroundings import Surroundings
 
 
@@ -250,8 +250,7 @@ class Session(Between):
         if self.fault is not None:
             self._strike()
         self.stepper.step(optimizer, loss=loss, scaler=scaler, closure=closure)
-        # What comes in the rest of the body may be a validation.
-        self.phase = BETWEEN
+        self.phase = AFTER
 
     def _strike(self) -> None:
         assert self.fault is not None

@@ -14,7 +14,9 @@ LEAST_S = 300.0
 TIMES = 10.0
 # Before the first steps (imports, data, compilation), after a step (validation), and in a save.
 SLOW_S = 1800.0
-START, WITHIN, LOG = "start", "step", "log"
+START, WITHIN, AFTER, LOG = "start", "step", "after", "log"
+# Where the spec's own word counts.
+IN_LOOP = {WITHIN, AFTER}
 # Not more often than the worker looks at anything, and of many ranks these are many files.
 OFTEN_S, SELDOM_S = 1.0, 5.0
 # How far apart a program's lines are, or an attached one's steps, nobody knows before it was seen
@@ -41,7 +43,7 @@ class Stall:
     usual_s: float
 
     def __str__(self) -> str:
-        what = "no step" if self.phase == WITHIN else f"no sign of progress ({self.phase})"
+        what = "no step" if self.phase in IN_LOOP else f"no sign of progress ({self.phase})"
         return f"{what} for {self.for_s:.0f} s on rank {self.rank}, after step {self.step}"
 
 
@@ -106,8 +108,11 @@ class Stalls:
 
     def _patience_s(self, rank: int, sign: Sign, usual_s: float) -> float:
         # While one validates the others wait for it, within their step.
-        if all(each.phase == WITHIN for each in self._last.values()):
-            return self.after_s if self.after_s is not None else max(LEAST_S, TIMES * usual_s)
+        phases = {each.phase for each in self._last.values()}
+        if phases <= IN_LOOP and self.after_s is not None:
+            return self.after_s
+        if phases == {WITHIN}:
+            return max(LEAST_S, TIMES * usual_s)
         if sign.phase == LOG and self.after_s is not None:
             return self.after_s
         if sign.phase == LOG and self._intervals[rank] < LEAST_INTERVALS:

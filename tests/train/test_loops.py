@@ -85,7 +85,7 @@ def test_a_validation_in_the_body_is_told_from_a_step_that_does_not_come(life: L
             run.step(training.optimizer)
             told.append(run.phase)
     loaded_and_passed = ["step", "step"]
-    assert told == [*3 * loaded_and_passed, "between"] * 3 + ["step", "between"]
+    assert told == [*3 * loaded_and_passed, "after"] * 3 + ["step", "between"]
 
 
 def two_loops(run: Any, *, onset: int | None = None, until: int | None = None) -> list[Any]:
