@@ -20,8 +20,8 @@ from hpckit.rehearsed import BY_LIBRARY, FAULT, STRUCK
 if TYPE_CHECKING:
     import torch
 
-# An explosion's growth from step to step.
-GROWTH = 1.5
+# An explosion's growth from step to step, and for how many: then they are large enough.
+GROWTH, GROWN = 8.0, 40
 # Without a limit that somebody enforces nothing is filled: the machine is not ours to exhaust.
 MOST_MB = 4096
 
@@ -60,7 +60,9 @@ class Fault:
             return
         if self.kind in ("explosion", "nan"):
             self._is_first(step)
-            grown = float("nan") if self.kind == "nan" else GROWTH ** (step - self.step + 1)
+            grown = (
+                float("nan") if self.kind == "nan" else GROWTH ** min(step - self.step + 1, GROWN)
+            )
             for gradient in _gradients(optimizers):
                 gradient.mul_(grown)
         elif rank == self.rank and self._is_first(step):
