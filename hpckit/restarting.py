@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hpckit import requests
 from hpckit.checkpoint.choosing import choose
@@ -41,8 +42,9 @@ from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
 from hpckit.scheduler.base import JobStatus, Phase, Scheduler
 from hpckit.spec import spec_from_json
+from hpckit.spec.changes import by_path, wrong
 from hpckit.spec.parts import Change
-from hpckit.spec.rules import CHANGEABLE
+from hpckit.spec.sweep import Paths
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of, shows_life
 from hpckit.submission.continuing import continue_run
@@ -174,31 +176,34 @@ def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:
         do="resubmit", reason="by hand", changes=wish.changes, before=before, intact=before is None
     )
     if spec.program.attach is None and not is_a_session(spec, events):
-        for name in OF_OPTIMIZERS & set(wish.changes):
-            if argument(name, spec) is None:
+        for name in sorted(OF_OPTIMIZERS & set(wish.changes)):
+            path = argument(name, spec)
+            if path is None:
                 raise UsageError(
                     f"--set {name}: no parameter that its command names is called so",
                     f"name it: --set params.NAME=..., of {', '.join(CALLED[name])} or any other",
                 )
+            if path in wish.changes:
+                raise UsageError(f"--set {name} is --set {path} here: give one of them")
         plan = adapted(plan, spec)
-    _check(run, plan.changes)
+    params = params_in_force(spec.params, plans_in_force(events))
+    _check(run, {**plan.changes, **wish.changes}, params)
     return plan
 
 
-def _check(run: Run, changes: Mapping[str, Change]) -> None:
+def _check(run: Run, changes: Mapping[str, Change], params: Mapping[str, Any]) -> None:
     """A change that nothing takes up is a mistake, and told before anything is ended."""
-    for name in changes:
-        section, _, path = name.partition(".")
-        if section == "resources" and path not in CHANGEABLE:
-            raise UsageError(
-                f"--set {name}: cannot be changed", f"of resources: {', '.join(CHANGEABLE)}"
-            )
-        if section in run.varied or path in run.varied:
-            raise UsageError(f"--set {name}: the sweep varies it: a run of it keeps its point")
+    values, varied = dict(by_path(params)), Paths(run.varied)
+    for name, change in changes.items():
+        section = name.partition(".")[0]
         if section not in ("clip", "lr", "params", "resources"):
             raise UsageError(
                 f"--set {name}: what is that?", "clip, lr, params.NAME or resources.NAME"
             )
+        if section in run.varied:
+            raise UsageError(f"--set {name}: the sweep varies it: a run of it keeps its point")
+        if message := wrong(name, change, values, varied):
+            raise UsageError(f"--set {name}: {message}")
 
 
 def _try(run: Run, plans: list[Plan]) -> None:

@@ -252,17 +252,34 @@ def test_a_restart_whose_answer_was_lost_may_be_in_the_queue_and_stays_wished(ru
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("params.mode=x0.5", "params.mode: 'fast' cannot be multiplied by 0.5: it is not a number"),
-        ("params.moed=slow", "params.moed: there is no such parameter; did you mean 'mode'?"),
-        ("resources.time=soon", "--set: 'soon' is not a duration: write 24h"),
+        ("params.mode=x0.5", "params.mode: is 'fast': only a number can be multiplied"),
+        ("params.moed=slow", "params.moed: names no parameter; did you mean 'mode'?"),
+        ("params.lr=abc", "params.lr: is 0.1: must stay a number, and cannot be 'abc'"),
+        ("params.lr=x0.5x", "params.lr: is 0.1: must stay a number"),
+        ("params.lr=null", "params.lr: is 0.1: must stay a number"),
+        ("clip=abc", "clip: must be a number above 0, not 'abc'"),
+        ("clip=x-2", "clip: must be a number above 0"),
+        ("clip=0", "clip: must be a number above 0, not 0"),
+        ("clip=null", "clip: must be a number above 0"),
+        ("lr=nan", "lr: must be a number above 0"),
+        ("lr=.nan", "lr: must be a number above 0"),
+        ("lr=.inf", "lr: must be a number above 0"),
+        ("lr=xinf", "lr: must be a number above 0"),
+        ("resources.time=soon", "resources.time: 'soon' is not a duration: write 24h"),
         ("resources.nodes=many", "resources.nodes: must be a whole number"),
+        ("resources.nodes=2.5", "resources.nodes: must be a whole number"),
+        ("resources.memory=8", "resources.memory: 8 has no unit: write 8G"),
+        ("resources.time=1s", "resources.time: must be at least"),
+        ("resources.bogus=1", "resources.bogus: cannot be changed"),
         ("resources.nodes=x0.1", "resources.nodes: must be at least 1"),
     ],
 )
 def test_a_change_that_cannot_be_carried_out_is_told_before_anything_is_done(
     run, monkeypatch, change, said
 ):
-    spec = {"name": "a", "program": "x", "params": {"mode": "fast"}, "limits": {"attempts": 12}}
+    params = {"mode": "fast", "lr": 0.1}
+    program = {"python": "train.py", "attach": "optimizers"}
+    spec = {"name": "a", "program": program, "params": params, "limits": {"attempts": 12}}
     write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
     with pytest.raises(UsageError) as refused:
         wish(run, monkeypatch, Refusing(), change)
@@ -271,3 +288,8 @@ def test_a_change_that_cannot_be_carried_out_is_told_before_anything_is_done(
     slurm = Refusing()
     wish(run, monkeypatch, slurm, "params.mode=slow")
     assert slurm.submitted
+
+
+def test_what_is_to_be_changed_is_said_once():
+    with pytest.raises(UsageError, match="--set clip is given twice"):
+        read_changes(["clip=x2", "clip=x3"])

@@ -181,8 +181,11 @@ def test_a_clip_or_a_rate_by_hand_is_the_argument_of_a_program_without_optimizer
     assert list(_plan(run, lower, run.ledger().events()).changes) == ["params.lr"]
     with pytest.raises(UsageError, match="--set clip: no parameter that its command names"):
         _plan(run, tighter, run.ledger().events())
-    with pytest.raises(UsageError, match=r"params.lr: the sweep varies it"):
+    with pytest.raises(UsageError, match=r"params.lr: the sweep varies 'lr'"):
         _plan(dataclasses.replace(run, varied=("lr",)), lower, run.ledger().events())
+    twice = Wish(changes=read_changes(["lr=x0.5", "params.lr=3"]))
+    with pytest.raises(UsageError, match=r"--set lr is --set params.lr here: give one of them"):
+        _plan(run, twice, run.ledger().events())
     # Who has hpckit in the program changes its optimizers.
     begun = {"attempt": attempt.number, "launch": 1, "rollbacks": 0, "step": 0}
     run.ledger().write("resumed", **begun)

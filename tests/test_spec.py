@@ -586,6 +586,11 @@ heal:
         ("explosion: {change: {clip: {min: 1}}}", "needs either times or to"),
         ("explosion: {change: {clip: {times: 0.5, to: 3}}}", "needs either times or to"),
         ("explosion: {change: {clip: =fast}}", "must be a number above 0, not 'fast'"),
+        ("explosion: {change: {clip: =.inf}}", "must be a number above 0"),
+        (
+            "explosion: {change: {params.lr: =fast}}",
+            "is 1: must stay a number, and cannot be 'fast'",
+        ),
         ("explosion: {change: {clips: x0.5}}", "must be clip, lr, params.<name>"),
         ("explosion: {change: {params.lrr: x0.5}}", "names no parameter; did you mean 'lr'?"),
         ("explosion: {change: {params.size: x0.5}}", "only a number can be multiplied"),

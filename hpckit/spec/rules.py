@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hpckit import units, yamlio
 from hpckit.errors import Problem
-from hpckit.model.kinds import complain, did_you_mean, short
+from hpckit.model.kinds import complain, did_you_mean
 from hpckit.model.regex import problem_with
 from hpckit.spec import resuming
 from hpckit.spec import sweep as sweeps
+from hpckit.spec.changes import CHANGEABLE, by_path, wrong
 from hpckit.spec.parts import (
     ACTED_ON,
     INFRASTRUCTURE,
     SKIPPED,
-    Change,
     GroupClip,
     Optimizer,
     Program,
@@ -30,7 +30,6 @@ from hpckit.spec.parts import (
 PLACEHOLDER = re.compile(r"\{(params\.[A-Za-z0-9_.-]+|checkpoint|attempt|run)\}")
 # What sbatch takes in --signal.
 LEAD_MOST_S = 65_535
-CHANGEABLE = ("nodes", "gpus_per_node", "cpus_per_gpu", "cpus_per_node", "memory", "time")
 
 
 def placeholders(command: str) -> list[tuple[str, int]]:
@@ -194,7 +193,7 @@ def _placeholders(draft: Draft) -> None:
     if not isinstance(program, Program) or program.line is None:
         return
     swept = _swept(draft)
-    known = dict.fromkeys((*dict(_values(params)), *swept))
+    known = dict.fromkeys((*dict(by_path(params)), *swept))
     varied = sweeps.Paths(swept)
     where = "command" if program.python is None else "python"
     steps = ("program", where) if draft.given("program", where) else ("program",)
@@ -223,25 +222,18 @@ def _swept(draft: Draft) -> list[str]:
     return [*found, "seed"] if draft.given("sweep", "seeds") else found
 
 
-def _values(params: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Every parameter by its dotted path, branches included."""
-    for name, value in params.items():
-        yield above + name, value
-        if isinstance(value, Mapping):
-            yield from _values(value, f"{above}{name}.")
-
-
 def _remedy(draft: Draft, kind: str, remedy: Remedy) -> None:
-    values, varied = dict(_values(draft.parts["params"])), sweeps.Paths(_swept(draft))
+    values, varied = dict(by_path(draft.parts["params"])), sweeps.Paths(_swept(draft))
     never = _never_acted_on(draft, kind)
     if never and remedy.do not in (None, "tell"):
         draft.complain(f"must be tell, not {remedy.do}: {never}", "heal", kind, "do")
     for key, change in (remedy.change or {}).items():
         steps = ("heal", kind, "change", key)
         message = f"nothing would apply it: {never}" if never else ""
-        message = message or _wrong_place(kind, remedy, key) or _wrong_resource(draft, key)
-        message = message or _wrong_param(key, change, values, varied)
-        if message or (message := _wrong_change(key, change)):
+        message = message or _wrong_place(kind, remedy, key) or _not_given(draft, key)
+        if not message and (change.times is None) == (change.to is None):
+            message = "needs either times or to"
+        if message or (message := wrong(key, change, values, varied)):
             draft.complain(message, *steps)
     optimizers = draft.parts["monitor"].optimizers
     known = ("blamed", "all", *optimizers)
@@ -271,53 +263,8 @@ def _wrong_place(kind: str, remedy: Remedy, key: str) -> str:
     return ""
 
 
-def _wrong_resource(draft: Draft, key: str) -> str:
+def _not_given(draft: Draft, key: str) -> str:
     section, _, name = key.partition(".")
-    if section != "resources":
+    if section != "resources" or name not in CHANGEABLE or name in ("nodes", "time"):
         return ""
-    if name not in CHANGEABLE:
-        return f"resources.{name} cannot be changed{did_you_mean(name, CHANGEABLE)}"
-    is_set = draft.given("resources", name) or name in ("nodes", "time")
-    return "" if is_set else f"resources.{name} is not given, so there is nothing to change"
-
-
-def _wrong_param(key: str, change: Change, values: Mapping[str, Any], varied: sweeps.Paths) -> str:
-    section, _, name = key.partition(".")
-    if section != "params":
-        return ""
-    if varied.overlap(name):
-        return f"the sweep varies {name!r}: a run of a sweep keeps its point"
-    if name not in values:
-        return f"{key} names no parameter{did_you_mean(name, list(values))}"
-    value = values[name]
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if change.times is not None and not is_number:
-        return f"{key} is {short(value)}: only a number can be multiplied"
-    return ""
-
-
-def _wrong_change(key: str, change: Change) -> str:
-    """A change whose parts do not fit together."""
-    if (change.times is None) == (change.to is None):
-        return "needs either times or to"
-    parse = {"resources.memory": units.parse_size, "resources.time": units.parse_duration}.get(key)
-    for value in (change.to, change.min, change.max):
-        if value is None:
-            continue
-        if parse is not None:
-            try:
-                parse(str(value))
-            except ValueError as error:
-                return str(error)
-        elif _must_be_number(key, change, value) and not _is_positive(value):
-            return f"must be a number above 0, not {short(value)}"
-    return ""
-
-
-def _must_be_number(key: str, change: Change, value: Any) -> bool:
-    is_bound = value is not change.to
-    return is_bound or not key.startswith("params.")
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+    return "" if draft.given("resources", name) else "is not given, so there is nothing to change"
