@@ -92,6 +92,10 @@ def test_mistakes_have_their_exit_code_and_no_traceback(args, code, cli):
     assert done.stderr.startswith("hpckit: ")
 
 
+def test_where_one_of_several_runs_is_none_that_none_was_cancelled_is_said(cli):
+    assert ": nothing was cancelled" in cli("cancel", "nothing", "neither", code=5).stderr
+
+
 def test_a_spec_with_errors_submits_nothing_and_tells_them_all(cli, job):
     spec = job("echo", "resorces: {}", "limits: {attempts: 0}")
     done = cli("submit", spec, "--cluster", "local", cwd=spec.parent, code=2)

@@ -15,12 +15,17 @@ from hpckit.run import Run
 def cancel(names: tuple[str, ...], root: str | None, as_json: bool) -> None:
     """Cancel runs, sweeps or points of a sweep, for good: nothing starts them again."""
     from hpckit.cancelling import cancel_jobs, cancel_run
-    from hpckit.errors import UsageError
+    from hpckit.errors import HpckitError, UsageError
 
     if not names:
         raise UsageError("which run?", "hpckit ls --state running shows what can be cancelled")
+    try:
+        found = [(name, _found(root, name)) for name in names]
+    except HpckitError as error:
+        error.message += ": nothing was cancelled"
+        raise
     told = {}
-    for name, run in [(name, _found(root, name)) for name in names]:
+    for name, run in found:
         told[run.id if run else name] = cancel_run(run) if run else cancel_jobs(name)
     if as_json:
         print_json({"runs": [{"run": run, "state": state} for run, state in told.items()]})
