@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 
-from hpckit import settings
+from hpckit import requests, settings
 from hpckit.errors import CannotWrite, HpckitError, NotFound, SchedulerSilent
 from hpckit.run import Run
 from hpckit.scheduler import choose
@@ -75,13 +75,24 @@ def _cancel_jobs_of(run: Run, facts: list[Facts], wish: str) -> dict[str, list[J
         if ids:
             scheduler.cancel(sorted(ids))
     except SchedulerSilent as error:
+        _ask_workers(facts)
         raise SchedulerSilent(
             f"{run.id}: {wish}, but {error.message}",
+            "what runs is ended by its worker as soon as it can; to be sure, "
             f"say it again when Slurm answers: hpckit cancel {run.id}",
         ) from error
     finally:
         cache.forget()
     return jobs
+
+
+def _ask_workers(facts: list[Facts]) -> None:
+    """What the scheduler does not hear, the workers of what is alive may: they save and end."""
+    for fact in facts:
+        if fact.attempts:
+            with contextlib.suppress(OSError):
+                job_id = fact.attempts[-1].job_id
+                requests.ask(fact.run.dir, requests.END, "cancelled with hpckit cancel", job_id)
 
 
 def has_jobs(run_id: str) -> bool:

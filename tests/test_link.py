@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpckit import requests
+from hpckit import cancelling, requests
 from hpckit.clock import iso, now_iso
 from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused
 from hpckit.files import write_json
@@ -630,6 +630,22 @@ def test_a_scancel_while_a_crash_or_a_hang_is_dealt_with_is_left_to_the_schedule
     answer = Answer(outcome=outcome, plan=Plan(do=do, reason="", exclude=("n1",), intact=True))
     outcome = link._weighed(answer, attempt)
     assert (outcome.state, outcome.reason, slurm.submitted) == (None, "terminated", [])
+
+
+def test_a_cancel_that_slurm_does_not_hear_is_heard_by_the_worker_and_nothing_follows(
+    run, monkeypatch
+):
+    attempt = before(run)
+    monkeypatch.setattr(cancelling, "choose", lambda kind: Answering(None))
+    monkeypatch.setattr(cancelling, "QueueCache", lambda _: SimpleNamespace(forget=lambda: None))
+    with pytest.raises(SchedulerSilent, match="the wish is written down, but no answer"):
+        cancelling.cancel_run(run)
+    told = requests.waiting(run.dir, requests.END, attempt.job_id)
+    assert told == "cancelled with hpckit cancel"
+    slurm = Submitting([])
+    answer = Answer(outcome=Outcome(state=None, reason=told))
+    outcome = make_link(run, slurm, task=12)._weighed(answer, attempt)
+    assert (outcome.state, slurm.submitted) == ("cancelled", [])
 
 
 @pytest.mark.parametrize("state", ["done", "stopped", "failed"])

@@ -214,11 +214,13 @@ class Link:
         outcome = answer.outcome
         if outcome.reason.startswith(NOT_STARTED) and self._failed_so_before(attempt):
             outcome = dataclasses.replace(outcome, state="failed")
+        if outcome.state is None and (cancelled := self._cancelled()) is not None:
+            return cancelled
         if outcome.state is None and self._is_interrupted(outcome):
             # Whatever the worker was about just then. Who it was, the next link asks the scheduler.
             outcome = Outcome(state=None, reason=TERMINATED)
         if outcome.reason == TERMINATED:
-            outcome = self._cancelled() or self._preempted(attempt) or outcome
+            outcome = self._preempted(attempt) or outcome
         elif outcome.state is None and answer.plan is not None:
             self.next.prepare(answer.plan)
         # Who terminated a last attempt, a person or the cluster, its reader asks the scheduler.
