@@ -60,7 +60,7 @@ class Wish:
     # A step, `good` or `best`; None is the newest state that is sound.
     origin: str | None = None
     changes: Mapping[str, Change] = field(default_factory=dict)
-    # End what runs at once, without a save.
+    # End what runs by scancel, without waiting until it has saved.
     now: bool = False
     # With the job's folder as it is now.
     code: bool = False

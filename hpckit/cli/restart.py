@@ -26,7 +26,9 @@ from hpckit.paint import note
 )
 @click.option("--time", help="Another time limit for the attempts to come: 2d.")
 @click.option("--code", is_flag=True, help="With the job's folder as it is now.")
-@click.option("--now", is_flag=True, help="End what runs at once, without a save.")
+@click.option(
+    "--now", is_flag=True, help="By scancel: what runs may save for Slurm's KillWait only."
+)
 @root_option
 @json_option
 def restart(
