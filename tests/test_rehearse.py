@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from hpckit.cli.rehearse import _wanted
 from hpckit.clock import iso
 from hpckit.errors import UsageError
 from hpckit.heal.plan import Plan
@@ -117,6 +118,13 @@ def test_what_never_came_to_its_fault_is_no_success_and_is_kept(cli, job):
     assert json.loads(cli("ls", "--json", cwd=spec.parent).stdout)["runs"] == []
 
 
+def test_several_faults_are_struck_one_after_the_other_each_once():
+    assert _wanted(("kill", "timeout", "kill"), {"node": "x"}) == ["kill", "timeout"]
+    assert _wanted((), {"node": "x"}) == [each for each in KINDS if each != "node"]
+    with pytest.raises(UsageError, match="node cannot be rehearsed: no root"):
+        _wanted(("kill", "node"), {"node": "no root"})
+
+
 def test_nobody_waits_longer_than_was_said(cli, job):
     spec = job('"true"', "environment: {setup: [sleep 300]}")
     began = time.monotonic()
@@ -153,7 +161,8 @@ def test_a_plain_program_that_may_begin_again_does_so_when_it_is_killed(cli, pla
 
 def test_what_cannot_be_rehearsed_is_refused_with_the_reason(cli, plain):
     at = ["--cluster", "local"]
-    done = cli("rehearse", plain, "--fault", "nan", *at, cwd=plain.parent, code=2)
+    both = ["--fault", "nan", "--fault", "kill"]
+    done = cli("rehearse", plain, *both, *at, cwd=plain.parent, code=2)
     assert "nan cannot be rehearsed: the program is not a Trainer" in done.stderr
     done = cli("rehearse", plain, "--step", "5", *at, cwd=plain.parent, code=2)
     assert "nobody tells the program's steps" in done.stderr

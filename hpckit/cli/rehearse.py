@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 @click.argument("spec_path", metavar="[SPEC]", default="job.yaml", type=click.Path())
 @click.option(
     "--fault",
+    "faults",
+    multiple=True,
     type=click.Choice(KINDS),
     metavar="FAULT",
-    help=f"{', '.join(KINDS)}; without it all.",
+    help=f"{', '.join(KINDS)}; may be repeated, without it all.",
 )
 @click.option("--step", type=click.IntRange(min=1), help="Where it strikes, in steps done.")
 @set_option
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 @json_option
 def rehearse(
     spec_path: str,
-    fault: str | None,
+    faults: tuple[str, ...],
     step: int | None,
     overrides: tuple[str, ...],
     timeout: str,
@@ -56,26 +58,24 @@ def rehearse(
         # What was done to the cluster is undone, however we are told to end.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    from hpckit.rehearsal import faults
+    from hpckit.rehearsal.faults import why_not
     from hpckit.rehearsal.rehearsal import rehearse as rehearse_one
 
     wish = _wish(spec_path, overrides, cluster, root)
     wish = dataclasses.replace(wish, timeout_s=_seconds(timeout), to_end=to_end)
-    not_here = {
-        each: why for each in KINDS if (why := faults.why_not(each, wish.stage)) is not None
-    }
+    not_here = {each: why for each in KINDS if (why := why_not(each, wish.stage)) is not None}
     results = []
-    for each in _wanted(fault, not_here):
+    for each in _wanted(faults, not_here):
         results.append(rehearse_one(wish, each, _step(each, step, wish)))
         if not as_json:
             note("")
+    left = {} if faults else not_here
     if as_json:
-        left = {} if fault is not None else not_here
         print_json(_as_json(results, left))
-    elif fault is not None:
+    elif faults and len(results) == 1:
         _tell(results[0])
     else:
-        _tell_all(results, not_here)
+        _tell_all(results, left)
     sys.exit(0 if all(each.as_expected for each in results) else 4)
 
 
@@ -135,14 +135,13 @@ def _seconds(text: str) -> int:
         raise UsageError(f"--timeout: {error}") from error
 
 
-def _wanted(fault: str | None, not_here: dict[str, str]) -> list[str]:
+def _wanted(faults: tuple[str, ...], not_here: dict[str, str]) -> list[str]:
     from hpckit.errors import UsageError
 
-    if fault is None:
-        return [each for each in KINDS if each not in not_here]
-    if fault in not_here:
-        raise UsageError(f"{fault} cannot be rehearsed: {not_here[fault]}")
-    return [fault]
+    for each in faults:
+        if each in not_here:
+            raise UsageError(f"{each} cannot be rehearsed: {not_here[each]}")
+    return list(dict.fromkeys(faults)) or [each for each in KINDS if each not in not_here]
 
 
 def _step(fault: str, step: int | None, wish: Wish) -> int | None:
