@@ -32,7 +32,7 @@ from hpckit.errors import (
 )
 from hpckit.heal import Plan
 from hpckit.heal.budget import BY_HAND
-from hpckit.heal.changes import OF_OPTIMIZERS
+from hpckit.heal.changes import OF_OPTIMIZERS, get_path
 from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
 from hpckit.heal.pending import is_a_session, trouble
 from hpckit.ledger import TAKEN_BACK, Event, Ledger
@@ -74,6 +74,8 @@ class Restarted:
     plan: Plan
     checkpoint: str | None
     ends: str | None
+    # All that was ever changed of parameters and resources, as it is from now on.
+    in_force: Mapping[str, Any]
 
 
 def restart(run: Run, wish: Wish) -> Restarted:
@@ -87,7 +89,7 @@ def restart(run: Run, wish: Wish) -> Restarted:
             f"{run.id}: {reached}",
             f"begin a new run where it stands: hpckit submit --from {run.id}",
         )
-    _try(run, [*plans_in_force(events), plan])
+    in_force = _try(run, [*plans_in_force(events), plan])
     scheduler = choose_scheduler(run.scheduler)
     alive = _alive(run, scheduler)
     number = max(chain_numbers(run), default=0) + 1
@@ -109,7 +111,9 @@ def restart(run: Run, wish: Wish) -> Restarted:
         _end(run, scheduler, alive, wish)
     finally:
         QueueCache(scheduler).forget()
-    return Restarted(job_id=job_id, plan=plan, checkpoint=checkpoint, ends=running)
+    return Restarted(
+        job_id=job_id, plan=plan, checkpoint=checkpoint, ends=running, in_force=in_force
+    )
 
 
 @contextlib.contextmanager
@@ -206,17 +210,21 @@ def _check(run: Run, changes: Mapping[str, Change], params: Mapping[str, Any]) -
             raise UsageError(f"--set {name}: {message}")
 
 
-def _try(run: Run, plans: list[Plan]) -> None:
-    """What cannot be carried out must not stand in the ledger: every reader would stumble."""
+def _try(run: Run, plans: list[Plan]) -> dict[str, Any]:
+    """What comes of the changes; what cannot be carried out must not stand in the ledger."""
     spec = run.spec()
     try:
         params = params_in_force(spec.params, plans)
         resources, _ = resources_in_force(spec.resources, plans, run.had)
-        spec_from_json(dataclasses.replace(spec, params=params, resources=resources).to_json())
+        asked = dataclasses.replace(spec, params=params, resources=resources).to_json()
+        spec_from_json(asked)
     except SpecError as error:
         raise UsageError("; ".join(f"{p.path}: {p.message}" for p in error.problems)) from None
     except ValueError as error:
         raise UsageError(f"--set: {error}") from None
+    changed = dict.fromkeys(name for plan in plans for name in plan.changes)
+    # A clip and a rate of hpckit's own are the training's to tell.
+    return {name: get_path(asked, name) for name in changed if name not in OF_OPTIMIZERS}
 
 
 def _incident(run: Run) -> Incident:

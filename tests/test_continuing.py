@@ -293,3 +293,15 @@ def test_a_change_that_cannot_be_carried_out_is_told_before_anything_is_done(
 def test_what_is_to_be_changed_is_said_once():
     with pytest.raises(UsageError, match="--set clip is given twice"):
         read_changes(["clip=x2", "clip=x3"])
+
+
+def test_what_was_changed_before_and_is_still_in_force_is_told(run, monkeypatch):
+    spec = {"name": "a", "program": "x", "params": {"lr": 0.1}, "limits": {"attempts": 12}}
+    write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
+    wish(run, monkeypatch, Refusing(), "resources.cpus_per_node=50", "params.lr=x0.5")
+    done = wish(run, monkeypatch, Refusing(), "resources.memory=1024M")
+    assert done.in_force == {
+        "resources.cpus_per_node": 50,
+        "params.lr": 0.05,
+        "resources.memory": "1G",
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
@@ -46,6 +48,7 @@ def restart(
     It goes on from the newest sound state of it, with all that was changed since it was submitted,
     and with what you change now: x0.5 is a factor, anything else the new value.
     """
+    from hpckit.heal.changes import shown, written
     from hpckit.restarting import Wish
     from hpckit.restarting import restart as start_again
     from hpckit.spec.changes import read_changes
@@ -55,22 +58,19 @@ def restart(
     wish = Wish(origin=origin, changes=read_changes(given), now=now, code=code)
     done = start_again(run, wish)
     if as_json:
-        about = {"run": run.id, "dir": str(run.dir), "job_id": done.job_id}
-        print_json({**about, "ends": done.ends, "plan": done.plan.to_json()})
+        about: dict[str, Any] = {"run": run.id, "dir": str(run.dir), "job_id": done.job_id}
+        about |= {"ends": done.ends, "plan": done.plan.to_json(), "in_force": done.in_force}
+        print_json(about)
         return
     print(f"{run.id}  goes on as job {done.job_id}")
     where = done.checkpoint or "the newest state that is sound"
     print(f"  from    {where}")
     if done.ends is not None:
-        ends = "ended at once" if now else "saves and ends first"
+        ends = "is scancelled" if now else "saves and ends first"
         print(f"  before  job {done.ends} {ends}")
-    for line in _changed(done.plan.changes):
-        print(f"  change  {line}")
+    for key, change in done.plan.changes.items():
+        print(f"  change  {key} {written(change)}")
+    if done.in_force:
+        said = ", ".join(f"{key} {shown(value)}" for key, value in done.in_force.items())
+        print(f"  now     {said}")
     note(f"\nnext\n  hpckit watch {run.id}\n  hpckit show {run.id}")
-
-
-def _changed(changes: object) -> list[str]:
-    from hpckit.heal.changes import written
-
-    assert isinstance(changes, dict)
-    return [f"{name} {written(change)}" for name, change in changes.items()]

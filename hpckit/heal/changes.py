@@ -101,10 +101,10 @@ def written(change: Change) -> str:
 
 def told(name: str, old: Any, new: Any) -> str:
     """A change that was carried out: `clip 1 -> 0.5`."""
-    return f"{name} {_shown(old)} -> {_shown(new)}"
+    return f"{name} {shown(old)} -> {shown(new)}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
