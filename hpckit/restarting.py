@@ -224,7 +224,11 @@ def _try(run: Run, plans: list[Plan]) -> dict[str, Any]:
         raise UsageError(f"--set: {error}") from None
     changed = dict.fromkeys(name for plan in plans for name in plan.changes)
     # A clip and a rate of hpckit's own are the training's to tell.
-    return {name: get_path(asked, name) for name in changed if name not in OF_OPTIMIZERS}
+    found = {name: get_path(asked, name) for name in changed if name not in OF_OPTIMIZERS}
+    for name in plans[-1].changes:
+        if name.startswith("resources.") and found[name] is None:
+            raise UsageError(f"--set {name}: is not given, so there is nothing to multiply")
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _incident(run: Run) -> Incident:
