@@ -32,6 +32,7 @@ from tests.made_runs import begin, finished, incident, make_run
 
 DOCS = Path(__file__).parent.parent / "docs" / "hooks.md"
 NAMES = ("on_incident", "before_launch", "on_restart", "on_stop", "on_finish")
+IN_ORDER = ("on_restart", "before_launch", "on_incident", "on_finish")
 DONE = End(state="done", reason="done", time="2026-07-20T02:14:00Z", submission=1)
 
 
@@ -102,7 +103,8 @@ def test_each_hook_is_told_what_happened_in_one_json_object(run, hooks):
     plan = {"do": "rollback", "sentence": "go back"}
     incident(run, 8123, attempt=2, plan=plan)
     made.finish(DONE)
-    restart, launch, found, end = told(run, 2)
+    by_event = {each["event"]: each for each in told(run, 2)}
+    restart, launch, found, end = (by_event[name] for name in IN_ORDER)
     always = {"run": "agent/0720-p7d", "name": "agent", "dir": str(run.dir), "attempt": 2}
     going_on = {**always, "state": "running", "incident": None}
     assert restart == {**going_on, "event": "on_restart", "reason": "time limit"}
@@ -328,19 +330,17 @@ def test_a_hook_cannot_bring_back_a_run_that_was_deleted(run, hooks):
 
 def test_of_many_incidents_so_many_wait_and_the_rest_is_told(run, hooks, capsys):
     begun, go = run.dir / "work" / "begun", run.dir / "work" / "go"
-    busy = "touch begun; until [ -e go ]; do sleep .02; done"
-    made = hooks(on_incident=["cat"], before_launch=[busy], limit_s=5.0)
-    waiting = threading.Thread(target=made.before_launch, args=(lambda: False,))
-    waiting.start()
+    busy = "touch begun; until [ -e go ]; do sleep .02; done; cat"
+    made = hooks(on_incident=[busy], limit_s=5.0)
+    incident(run, 0)
     while not begun.exists():
         time.sleep(0.01)
-    for step in range(MOST_WAITING + 24):
+    for step in range(1, MOST_WAITING + 25):
         incident(run, step)
     go.touch()
-    waiting.join()
     made.finish(None)
     steps = [each["incident"]["step"] for each in told(run)]
-    assert steps == list(range(MOST_WAITING))
+    assert steps == list(range(MOST_WAITING + 1))
     said = f"24 more came while {MOST_WAITING} were waiting"
     assert said in log_of(run)
     assert capsys.readouterr().out.count(said) == 1
@@ -360,40 +360,25 @@ def test_the_launch_waits_for_its_hooks_and_no_longer_than_they_may_take(run, ho
     assert outputs(run) == ["one", "three"]
 
 
-def test_a_hook_that_hangs_before_it_does_not_take_the_launchs_time(run, hooks):
-    begin(run)
-    begin(run)
-    made = hooks(on_restart=["sleep 50"], before_launch=["echo launch"], limit_s=1.6)
-    time.sleep(0.1)
+def test_a_launch_waits_for_no_other_hook_and_its_own_have_their_time(run, hooks):
+    made = hooks(on_incident=["touch begun; sleep 50"], before_launch=["sleep .3"], limit_s=0.6)
+    for step in range(3):
+        incident(run, step)
+    while not (run.dir / "work" / "begun").exists():
+        time.sleep(0.01)
     began = time.monotonic()
     made.before_launch(lambda: False)
-    assert time.monotonic() - began < 1.3
-    assert outputs(run, 2) == ["launch"]
-
-
-def test_what_came_before_the_launch_is_run_before_it(run, hooks):
-    incident(run, 1)
-    made = hooks(on_incident=["echo incident"], before_launch=["echo launch"], start=False)
-    threading.Timer(0.1, made.start).start()
-    made.before_launch(lambda: False)
-    assert outputs(run) == ["incident", "launch"]
-
-
-def test_the_time_of_a_launch_is_not_that_of_later_hooks(run, hooks):
-    made = hooks(on_incident=["echo later"], before_launch=["true"], limit_s=0.3)
-    made.before_launch(lambda: False)
-    time.sleep(0.35)
-    incident(run, 1)
-    until = time.monotonic() + 2
-    while not outputs(run) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert outputs(run) == ["later"]
+    assert 0.3 < time.monotonic() - began < 1.2
+    assert "before_launch ended with exit code 0" in log_of(run)
+    made.finish(None)
 
 
 def test_who_is_told_to_end_waits_for_no_launch(hooks):
     began = time.monotonic()
-    hooks(before_launch=["sleep 2"], limit_s=3.0).before_launch(lambda: True)
-    assert time.monotonic() - began < 1.0
+    ends = iter([False, False, True])
+    made = hooks(before_launch=["sleep 50", "sleep 50"], limit_s=50.0)
+    made.before_launch(lambda: next(ends, True))
+    assert time.monotonic() - began < 1.5
 
 
 def test_no_hook_but_the_launchs_is_waited_for_before_the_end(run, hooks):

@@ -35,7 +35,7 @@ class Herald:
         self._start(attempt, spec)
 
     def before_launch(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Run these hooks and wait for them: as long as they may take, or until `is_over`."""
+        """Run these hooks, each for as long as it may take, or until `is_over`."""
         with _guarded():
             if self._hooks is not None:
                 self._hooks.before_launch(is_over)

@@ -2,7 +2,8 @@
 
 They run one after the other on a thread of their own, and whatever they do they cannot hold up
 the worker. What they are run for is read from the run's ledger, whoever wrote it there; what the
-worker of one attempt did not come to, the next one's does.
+worker of one attempt did not come to, the next one's does. Those before a launch are the worker's
+own affair: it runs them itself, at once, whatever the others are doing.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ LIMIT_S = 60.0
 # At the end of an attempt, for all that still runs or waits.
 END_S = 20.0
 LOOK_S = 2.0
-WAIT_S = 0.05
-# Until a command that was killed is gone.
+# Until the command that was running is gone.
 KILLING_S = 3.0
 # So many occasions wait while a hook takes its time.
 MOST_WAITING = 16
@@ -50,13 +50,15 @@ class Hooks:
         self._attempt = attempt
         self._limit_s, self._end_s, self._look_s = limit_s, end_s, look_s
         self._runner = HookRunner(run, attempt)
+        # Beside the other: each knows the one command that it runs.
+        self._launching = HookRunner(run, attempt)
         # What was told, as the next attempt reads it; and what was seen, told or waiting.
         self._heard = self._seen = _heard_before(run)
         self._sizes: dict[str, int] | None = None
         self._waiting: deque[Occasion] = deque()
         self._changed = threading.Condition()
         self._is_ending = False
-        # By time.monotonic(): until when somebody waits for all that is left, and until when the
+        # By time.monotonic(): until when the end waits for all that is left, and until when the
         # command that runs may do so.
         self._until = self._deadline = float("inf")
         # Commands of the occasion that is served, the one that runs included.
@@ -69,23 +71,15 @@ class Hooks:
         self._thread.start()
 
     def before_launch(self, is_over: Callable[[], bool]) -> None:
-        """Run these hooks and wait for them: as long as they may take, or until `is_over`."""
-        limit_s = self._limit_s * len(self._commands[BEFORE_LAUNCH])
-        if not limit_s:
-            return
+        """Run these hooks, each for as long as it may take, or until `is_over`."""
         occasion = of_launch(self._run, self._attempt)
-        until = time.monotonic() + limit_s
-        with self._changed:
-            # What came before it is run before it.
-            self._look()
-            self._waiting.append(occasion)
-            self._share_out(until)
-            self._changed.notify()
-        while not occasion.is_over.wait(WAIT_S) and not is_over():
-            if time.monotonic() > until + KILLING_S:
-                break
-        with self._changed:
-            self._until = float("inf")
+        for command in self._commands[BEFORE_LAUNCH]:
+            if is_over():
+                return
+            until = time.monotonic() + self._limit_s
+            self._launching.run(
+                occasion, command, lambda until=until: is_over() or time.monotonic() > until
+            )
 
     def finish(self, end: End | None) -> None:
         """Run what is left, the end's own hooks last, and wait for it only so long."""
@@ -94,7 +88,9 @@ class Hooks:
             if end is not None and self._heard.ended != end.submission:
                 self._await(of_end(self._run, self._attempt, end))
             self._is_ending = True
-            self._share_out(time.monotonic() + self._end_s)
+            # All that waits has its part of the time: a hook that hangs takes no other's.
+            self._until = time.monotonic() + self._end_s
+            self._deadline = min(self._deadline, time.monotonic() + self._share_s())
             self._changed.notify()
         self._thread.join(self._end_s + KILLING_S)
         if self._thread.is_alive():
@@ -103,11 +99,6 @@ class Hooks:
     def _await(self, occasion: Occasion | None) -> None:
         if occasion is not None and self._commands[occasion.hook]:
             self._waiting.append(occasion)
-
-    def _share_out(self, until: float) -> None:
-        """All that waits has its part of the time: a hook that hangs takes no other's."""
-        self._until = until
-        self._deadline = min(self._deadline, time.monotonic() + self._share_s())
 
     def _share_s(self) -> float:
         waiting = sum(len(self._commands[each.hook]) for each in self._waiting)
@@ -121,7 +112,6 @@ class Hooks:
                 self._runner.tell_once(occasion.hook, f"{type(error).__name__}: {error}")
             finally:
                 self._at_hand = 0
-                occasion.is_over.set()
 
     def _next(self) -> Occasion | None:
         with self._changed:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hpckit.run import Attempt, Run
@@ -26,7 +25,6 @@ class Occasion:
     # What counts as told when its hooks have been run.
     news: Sequence[News] = ()
     end: End | None = None
-    is_over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def text(self) -> bytes:
