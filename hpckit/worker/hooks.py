@@ -73,13 +73,16 @@ class Hooks:
     def before_launch(self, is_over: Callable[[], bool]) -> None:
         """Run these hooks, each for as long as it may take, or until `is_over`."""
         occasion = of_launch(self._run, self._attempt)
+        until = 0.0
+
+        def is_late() -> bool:
+            return is_over() or time.monotonic() >= until
+
         for command in self._commands[BEFORE_LAUNCH]:
             if is_over():
                 return
             until = time.monotonic() + self._limit_s
-            self._launching.run(
-                occasion, command, lambda until=until: is_over() or time.monotonic() > until
-            )
+            self._launching.run(occasion, command, is_late)
 
     def finish(self, end: End | None) -> None:
         """Run what is left, the end's own hooks last, and wait for it only so long."""
