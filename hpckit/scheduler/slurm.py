@@ -91,7 +91,9 @@ class Slurm:
         if not names:
             return []
         args = ["sacct", "--allocations", "--parsable2", "--noheader"]
-        args += [f"--delimiter={slurm_text.FIELD}", f"--starttime={since[:19]}"]
+        args += [f"--delimiter={slurm_text.FIELD}", f"--state={slurm_text.HISTORY_STATES}"]
+        # With states an end is called for; clocks differ, and what has just ended counts.
+        args += [f"--starttime={since[:19]}", "--endtime=now+1day"]
         args += ["--format=" + ",".join(slurm_text.HISTORY_FIELDS)]
         if not any("," in name for name in names):
             # sacct knows no way to write a comma inside a name.

@@ -24,6 +24,8 @@ QUEUE_FIELDS = (
     "Name",
 )
 HISTORY_FIELDS = ("JobID", "State", "ExitCode", "Submit", "Start", "End", "NodeList", "JobName")
+# Without states sacct passes over what was cancelled before it was eligible to start.
+HISTORY_STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,RS,RV,S,TO"
 
 _PENDING = (Phase.PENDING, None)
 _RUNNING = (Phase.RUNNING, None)

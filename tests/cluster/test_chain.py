@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from hpckit.clock import iso
 from hpckit.files import write_json
+from hpckit.scheduler.base import Cause
+from hpckit.scheduler.slurm import Slurm
 from hpckit.spec.sbatch_options import refusal
 
 
@@ -167,6 +170,19 @@ def test_a_plain_scancel_of_the_whole_chain_is_final(slurm, job):
     wait_for(run["run"], spec.parent, until=lambda told: told["attempts"])
     subprocess.run(["scancel", run["job_id"].partition("_")[0]], check=True)
     assert wait_for(run["run"], spec.parent)["state"] == "cancelled"
+
+
+def test_accounting_tells_of_a_chain_that_was_scancelled_before_it_could_start(slurm, job):
+    run = submit(job("sleep 100", "slurm: {begin: now+1hour}"))[0]
+    subprocess.run(["scancel", run["job_id"].partition("_")[0]], check=True)
+    name, since = run["run"], iso(time.time() - 60)
+    end = time.monotonic() + 30
+    while not (found := Slurm().history([name], since)):
+        assert time.monotonic() < end
+        time.sleep(0.3)
+    assert {(each.name, each.cause, each.started) for each in found} == {
+        (name, Cause.CANCELLED, None)
+    }
 
 
 def test_hpckit_cancel_ends_a_pending_run_and_its_jobs(slurm, job):

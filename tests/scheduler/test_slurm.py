@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpckit.errors import HpckitError, SchedulerSilent, SubmissionRefused, SubmissionUnclear
-from hpckit.scheduler import choose, slurm
+from hpckit.scheduler import choose, slurm, slurm_text
+from hpckit.scheduler.base import Cause
 from hpckit.scheduler.slurm import Slurm, clean_environment, run_tool
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -141,6 +142,18 @@ def test_history_is_one_sacct_by_names(tools: Tools) -> None:
     assert [job.job_id for job in found] == ["2_1", "2_2", "30_1"]
     assert "--starttime=2026-11-20T23:00:00 " in tools.called()
     assert "--name=chain,lost" in tools.called()
+
+
+def test_history_is_asked_by_states_for_sacct_hides_what_could_never_start(tools: Tools) -> None:
+    tools.put("sacct", f"cat {RECORDED}/sacct_never_started.txt")
+    (found,) = Slurm().history(["held"], "2026-11-20T23:00:00Z")
+    assert (found.pending_tasks, found.cause, found.started) == (
+        (1, 2, 3, 4, 5, 6),
+        Cause.CANCELLED,
+        None,
+    )
+    assert f"--state={slurm_text.HISTORY_STATES} " in tools.called()
+    assert "--endtime=now+1day " in tools.called()
 
 
 def test_history_of_a_name_with_a_comma_is_found_without_saccts_filter(tools: Tools) -> None:
