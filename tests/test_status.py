@@ -187,7 +187,32 @@ def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
     old = job(phase=Phase.PENDING, task=None, job_id="1", pending_tasks=(1, 2))
     assert decided(fact, old).state == "running"
     assert decided(fact, job(phase=Phase.ENDED, cause=Cause.NODE_FAIL)).state == "healing"
-    assert decided(fact, old, silent="no answer").state == "unknown"
+
+
+def test_an_attempt_that_lives_is_running_though_slurm_keeps_silent(run):
+    attempt = run.claim_attempt({"job_id": "1_1"})
+    fact = facts(run, *SUBMITTED, attempts=[attempt])
+    assert decided(fact, silent="no answer").state == "unknown"
+    (attempt.dir / "heartbeat").touch()
+    found = decided(fact, silent="no answer")
+    assert (found.words, found.is_unheard) == ("running: no answer", False)
+
+
+@pytest.mark.parametrize(
+    ("phase", "raw_state"), [(Phase.RUNNING, "SUSPENDED"), (Phase.ENDING, "COMPLETING")]
+)
+def test_what_the_queue_said_of_the_attempt_before_is_not_told_of_the_newest(run, phase, raw_state):
+    before = job(phase=phase, raw_state=raw_state, ends_by="2026-07-20T02:14:05Z")
+    attempts = [run.claim_attempt({"job_id": "1_1"})]
+    first = decided(facts(run, *SUBMITTED, attempts=attempts), before)
+    assert first.reason
+    assert first.ends_by
+    attempts += [run.claim_attempt({"job_id": "1_2"})]
+    newest = facts(run, *SUBMITTED, attempts=attempts)
+    assert decided(newest, before) == State(state="running")
+    own = job(job_id="1_2", task=2, phase=Phase.RUNNING, ends_by="2026-07-20T03:14:05Z")
+    found = decided(newest, before, own)
+    assert (found.words, found.ends_by) == ("running", own.ends_by)
 
 
 def test_half_a_sweep_that_was_never_sent_is_told_apart_from_the_half_that_was(tmp_path):

@@ -232,18 +232,18 @@ def answer_for(scheduler: Scheduler) -> Answer:
 
 def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
     """The state of a run that has not written its own end."""
-    if answer.silent is not None:
-        return State(state="unknown", reason=answer.silent, is_unheard=True)
     unheard = "a cancel is written down that Slurm has not heard: cancel it again"
     wish = unheard if facts.cancelled else ""
-    for job in jobs:
-        if job.phase in (Phase.RUNNING, Phase.ENDING):
-            reason = "ending" if job.phase is Phase.ENDING else wish or job.reason
-            if job.raw_state in ("SUSPENDED", "STOPPED"):
-                reason = f"{job.raw_state.lower()} by an administrator"
-            return State(state="running", reason=_words(reason), ends_by=job.ends_by)
-    if shows_life(facts, jobs, now):
-        return State(state="running")
+    alive = [job for job in jobs if job.phase in (Phase.RUNNING, Phase.ENDING)]
+    for job in _of_newest(facts, alive):
+        reason = "ending" if job.phase is Phase.ENDING else wish or job.reason
+        if job.raw_state in ("SUSPENDED", "STOPPED"):
+            reason = f"{job.raw_state.lower()} by an administrator"
+        return State(state="running", reason=_words(reason), ends_by=job.ends_by)
+    if alive or shows_life(facts, jobs, now):
+        return State(state="running", reason=answer.silent or "")
+    if answer.silent is not None:
+        return State(state="unknown", reason=answer.silent, is_unheard=True)
     waiting = next((job for job in jobs if job.phase is Phase.PENDING), None)
     if waiting is not None:
         why = wish or _words(waiting.reason)
@@ -256,6 +256,14 @@ def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) 
     if facts.cancelled:
         return State(state="cancelled", reason="cancelled with hpckit cancel")
     return _gone(facts, jobs, answer, now)
+
+
+def _of_newest(facts: Facts, jobs: Sequence[JobStatus]) -> Sequence[JobStatus]:
+    """The jobs whose words are true of the newest attempt: not those of the attempt before it."""
+    if not facts.attempts or facts.attempts[-1].ended() is not None:
+        return jobs
+    job_id = facts.attempts[-1].job_id
+    return [job for job in jobs if job.job_id == job_id]
 
 
 def shows_life(facts: Facts, jobs: Sequence[JobStatus], now: float) -> bool:
