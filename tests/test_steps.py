@@ -115,3 +115,26 @@ def test_what_comes_back_at_the_same_step_has_an_answer_of_its_own() -> None:
 def test_what_another_version_wrote_makes_no_error() -> None:
     found = incidents([event("incident", attempt=1, incident="text", plan="text")])
     assert found[0]["kind"] is None
+
+
+def restarted(kind: str, step: int, then: int, do: str = "relaunch") -> list[Event]:
+    about = Incident(kind=kind, step=step, answer="act", said="no").to_json()
+    asked = event("restart", attempt=1, incident=about, plan={"do": do})
+    return [asked, event("resumed", attempt=1, step=then)]
+
+
+def test_only_what_came_past_an_incident_has_healed_it() -> None:
+    def healed(events: list[Event], **more: Any) -> list[bool | None]:
+        return [each["healed"] for each in incidents(events, **more)]
+
+    crash = restarted("crash", 411, 400)
+    assert healed(crash, came_to=411) == [None]
+    assert healed(crash, came_to=411, is_over=True) == [False]
+    assert healed(crash, came_to=412) == [True]
+    assert healed([*crash, *crash], came_to=411) == [False, None]
+    # What was tried in vain before is healed with the last of them.
+    assert healed([*crash, *crash], came_to=500) == [True, True]
+    assert healed([*crash, *restarted("hang", 420, 400)], is_over=True) == [True, False]
+    explosion = restarted("explosion", 411, 300, do="rollback")
+    assert healed(explosion, came_to=500, confirm_steps=100) == [None]
+    assert healed(explosion, came_to=511, confirm_steps=100) == [True]

@@ -27,6 +27,7 @@ HEALED = {
     "hang": ("hang", "hangs"),
     "out_of_memory": ("want of memory", "wants of memory"),
 }
+BECAME = {True: " healed", None: " not healed yet", False: " not healed"}
 HAPPENED = {
     "node_failure": ("node lost", "nodes lost"),
     "preemption": ("preemption", "preemptions"),
@@ -75,23 +76,30 @@ def _summary(told: Told) -> list[str]:
 
 
 def _events(told: Told) -> list[str]:
-    counts = Counter(each["kind"] for each in told["incidents"] if each["applied"])
-    # A plain limit of time is no incident; the attempt's end tells of it.
-    counts["time_limit"] = sum(each["reason"] == "time limit" for each in told["attempts"])
+    applied = [each for each in told["incidents"] if each["applied"]]
+    healed = Counter(each["kind"] for each in applied if each["kind"] not in HAPPENED)
     found = []
-    for kind, words in (HEALED | HAPPENED).items():
-        number = counts.pop(kind, 0)
-        if number:
-            healed = " healed" if kind in HEALED else ""
-            found.append(f"{number} {words[number > 1]}{healed}")
-    found += [f"{number} {kind} healed" for kind, number in counts.items() if number]
-    return found
+    for kind in sorted(healed, key=[*HEALED, *healed].index):
+        words = HEALED.get(kind, (kind, kind))
+        for answer, said in BECAME.items():
+            number = sum((each["kind"], each["healed"]) == (kind, answer) for each in applied)
+            found += [f"{number} {words[number > 1]}{said}"] if number else []
+    happened = Counter(each["kind"] for each in applied)
+    # A plain limit of time is no incident; the attempt's end tells of it.
+    happened["time_limit"] = sum(each["reason"] == "time limit" for each in told["attempts"])
+    return found + [
+        f"{number} {words[number > 1]}"
+        for kind, words in HAPPENED.items()
+        if (number := happened[kind])
+    ]
 
 
 def _healthy(told: Told) -> int:
-    """Steps since anything that was acted on."""
-    acted = [each["step"] or 0 for each in told["incidents"] if each["applied"]]
-    return max(0, (told["step"] or 0) - max(acted)) if acted else 0
+    """Steps since anything that was acted on, where that has healed it."""
+    acted = [each for each in told["incidents"] if _is_acted_on(each)]
+    if not acted or not acted[-1]["healed"]:
+        return 0
+    return max(0, (told["step"] or 0) - max(each["step"] or 0 for each in acted))
 
 
 def _to_do(told: Told) -> str:
@@ -202,7 +210,10 @@ def _answer(each: Told) -> str:
     is_machine = each["kind"] in INFRASTRUCTURE
     went = "went on from" if is_machine else "back to"
     parts = [f"{went} step {_number(each['resumed_step'])}", *each["changed"]]
-    return f"{', '.join(parts)}: {'done' if is_machine else 'applied, in force'}"
+    done = (
+        "applied, in force" if not is_machine else "done" if each["healed"] else "not yet further"
+    )
+    return f"{', '.join(parts)}: {'came no further' if each['healed'] is False else done}"
 
 
 def _now(now: dict[str, float]) -> str:

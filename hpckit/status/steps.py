@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from hpckit.heal.history import tells_incident
 from hpckit.heal.plan import RESTARTS
 from hpckit.ledger import Event, last
 from hpckit.run import Attempt, launches_in
+from hpckit.spec.parts import INFRASTRUCTURE
 
 
 @dataclass(kw_only=True)
@@ -104,13 +106,32 @@ def unsaved(
     return {"step": step, "reason": str(event.data.get("reason", ""))}
 
 
-def incidents(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """What was found wrong, and what was done about it."""
-    return [
+def incidents(
+    events: Sequence[Event],
+    *,
+    came_to: float = -math.inf,
+    is_over: bool = False,
+    confirm_steps: int = 1,
+) -> list[dict[str, Any]]:
+    """What was found wrong, what was done about it, and whether that healed it.
+
+    `came_to`: the steps that are done by now, infinite where they bear no doubt. Numbers that went
+    wrong are healed by `confirm_steps` past them, what ended the program by one.
+    """
+    told = [
         _incident(event, _answer(event, events[place:]))
         for place, event in enumerate(events, start=1)
         if tells_incident(event) or event.kind == "incident"
     ]
+    furthest, is_last = came_to, not is_over
+    for each in reversed(told):
+        if each["applied"]:
+            needs = 1 if each["kind"] in INFRASTRUCTURE else confirm_steps
+            is_past = furthest - (each["step"] or 0) >= needs
+            each["healed"] = True if is_past else None if is_last else False
+        if each["plan"] in (*RESTARTS, "stop"):
+            furthest, is_last = max(furthest, each["step"] or 0), False
+    return told
 
 
 def _answer(asked: Event, later: Sequence[Event]) -> Event | None:
@@ -159,5 +180,7 @@ def _incident(event: Event, answer: Event | None) -> dict[str, Any]:
         "changes": asked.get("changes") or {},
         "changed": list(answer.data.get("changed", ())) if answer is not None else [],
         "applied": answer is not None,
+        # None where nothing was done about it, or where it is too early to say.
+        "healed": None,
         "resumed_step": answer.data.get("step") if answer is not None else None,
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import seconds_of
 from hpckit.limits import attempt_hours, hours_used, no_more, unit_name, units
+from hpckit.ledger import Event
 from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
 from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved
@@ -41,6 +42,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
     checkpoints = _checkpoints(run)
     told = [_attempt(each, state, facts, hour_units, steps) for each in facts.attempts]
     lost = sum(each["lost"] for each in told)
+    step = _step(facts.attempts, steps)
     return {
         "run": run.id,
         "name": run.name,
@@ -50,7 +52,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "created": run.created,
         "scheduler": run.scheduler,
         "params": run.params,
-        "step": _step(facts.attempts, steps),
+        "step": step,
         "exit_code": state.exit_code,
         "gpu_hours": {
             "used": round(used, 3),
@@ -64,8 +66,13 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "limit_reached": no_more(run) if state.is_final else None,
         "attempts": told,
         "waited_s": round(_waited_s(facts, told), 1),
-        "now": now(facts.attempts),
-        "incidents": incidents(facts.events),
+        "now": now(facts.attempts, _went_on(facts.events)),
+        "incidents": incidents(
+            facts.events,
+            came_to=_came_to(state, step),
+            is_over=state.is_final,
+            confirm_steps=spec.checkpoint.confirm_steps,
+        ),
         "unsaved": unsaved(facts.events, checkpoints),
         "checkpoints": checkpoints,
     }
@@ -80,6 +87,20 @@ def _step(attempts: list[Attempt], steps: dict[int, Stretch] | None = None) -> i
     return done if is_counted else done - 1
 
 
+def _came_to(state: State, step: int | None) -> float:
+    """Of a program that tells no steps it is known only that it runs on, or was done."""
+    if state.state == "done" or (step is None and state.state == "running"):
+        return math.inf
+    return -math.inf if step is None else step
+
+
+def _went_on(events: Sequence[Event]) -> float:
+    """When the training last went on from a state of before, or ended."""
+    kinds = ("resumed", "rollback", "restart")
+    times = [seconds_of(event.time) for event in events if event.kind in kinds]
+    return max(times, default=0.0)
+
+
 def _waited_s(facts: Facts, told: Sequence[dict[str, Any]]) -> float:
     """How long nothing of the run ran, from its submission to its newest attempt."""
     waited, since = 0.0, seconds_of(facts.run.created)
@@ -91,8 +112,11 @@ def _waited_s(facts: Facts, told: Sequence[dict[str, Any]]) -> float:
     return waited
 
 
-def now(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """What the training looks like by its last readings: medians of loss, norm, and clipping."""
+def now(attempts: Sequence[Attempt], since: float = 0.0) -> dict[str, float]:
+    """What the training looks like by its last readings: medians of loss, norm, and clipping.
+
+    What was read before the training last went on says nothing of what it is now.
+    """
     for attempt in reversed(attempts):
         for folder in reversed(launches_in(attempt.dir / "readings")):
             # Only a run that is watched pays for it.
@@ -100,7 +124,8 @@ def now(attempts: Sequence[Attempt]) -> dict[str, float]:
 
             with contextlib.suppress(OSError):
                 if found := last_readings(folder):
-                    return _medians(found[-LOOKED_AT:])
+                    last = found[-LOOKED_AT:]
+                    return _medians([each for each in last if (each.time or since) >= since])
     return {}
 
 

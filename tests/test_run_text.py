@@ -1,0 +1,64 @@
+"""What a person reads of a run after a bad night."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.made_runs import begin, make_run
+
+from hpckit.cli.run_text import run_text
+from hpckit.files import write_json
+from hpckit.monitor.incident import Incident
+from hpckit.monitor.reading import Reading
+from hpckit.monitor.readings.writer import ReadingsWriter
+from hpckit.spec import spec_from_json
+from hpckit.status.state import State, facts_of
+from hpckit.status.view import describe
+
+SPEC = {"name": "agent", "program": "x", "limits": {"gpu_hours": 9}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that has read its steps up to the 411th, and has one attempt."""
+    found = make_run(tmp_path)
+    write_json(found.dir / "spec.json", spec_from_json(SPEC).to_json())
+    attempt = begin(found, job_id="7_1", node="n1", started=found.created)
+    writer = ReadingsWriter(attempt.dir / "readings" / "launch-1")
+    writer.write(Reading(step=410, values={"train/loss": 1.5}, time=time.time() - 60))
+    writer.close()
+    return found
+
+
+def restarted(run, kind="crash", sentence="no", **plan):
+    """What was wrong at step 411, and that it was gone on from there."""
+    about = Incident(kind=kind, step=411, answer="act", said=sentence).to_json()
+    ledger = run.ledger("worker")
+    ledger.write("restart", attempt=1, incident=about, plan={"do": "relaunch", **plan})
+    ledger.write("resumed", attempt=1, step=411)
+
+
+def shown(run, state, reason=""):
+    return run_text(describe(facts_of(run), State(state=state, reason=reason)))
+
+
+def test_what_a_restart_did_not_bring_further_is_not_healed(run):
+    restarted(run)
+    restarted(run)
+    text = shown(run, "running")
+    assert "So far: 1 crash not healed yet, 1 crash not healed." in text
+    assert "since:" not in text
+    text = shown(run, "stopped", "no")
+    assert "So far: 2 crashes not healed. For you to do" in text
+    assert text.count("went on from step 411: came no further") == 2
+
+
+def test_what_came_further_is_healed_and_its_numbers_are_of_after_that(run):
+    restarted(run)
+    writer = ReadingsWriter(run.attempts()[0].dir / "readings" / "launch-2")
+    writer.write(Reading(step=430, values={"train/loss": 0.5}, time=time.time() + 1))
+    writer.close()
+    text = shown(run, "running")
+    assert "So far: 1 crash healed. Healthy for 20 steps." in text
+    assert "went on from step 411: done\n  since: loss 0.5" in text
