@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpckit.worker.evidence import in_log, in_srun
+from hpckit.run import Attempt
+from hpckit.worker.evidence import in_log, in_srun, line_of_srun
+from hpckit.worker.healing import _said
+from hpckit.worker.outcome import judge
 
 CUDA_MEMORY = """Traceback (most recent call last):
   File "/home/ana/train.py", line 31, in <module>
@@ -139,3 +142,29 @@ def test_words_about_memory_mean_nothing_where_nobody_was_killed() -> None:
 @pytest.mark.parametrize("lines", [[], ["step 1"], ["Traceback (most recent call last):", "  Fil"]])
 def test_a_log_that_says_nothing_or_was_cut_off_proves_nothing(lines: list[str]) -> None:
     assert in_log(lines) is None
+
+
+SRUN = f"""srun: cluster configuration lacks support for cpu binding
+slurmstepd-n1: error: a line that another step has left
+srun: Job step aborted: Waiting up to 7 seconds for job step to finish.
+{CGROUP}
+srun: error: n1: task 0: Out Of Memory
+srun: launch/slurm: _step_signal: Terminating StepId=7.0
+"""
+FAILED = SRUN.replace(CGROUP, "").replace("Out Of Memory", "Killed")
+
+
+def test_of_all_that_srun_says_the_line_is_told_that_says_why() -> None:
+    assert line_of_srun(SRUN) == "srun: error: n1: task 0: Out Of Memory"
+    assert line_of_srun(FAILED) == "slurmstepd-n1: error: a line that another step has left"
+    assert line_of_srun("srun: got SIGCONT\nsrun: forcing job termination\n") == ""
+    assert line_of_srun("") == ""
+
+
+def test_that_memory_was_wanted_is_told_once_and_with_how_much_there_was(tmp_path: Path) -> None:
+    attempt = Attempt(number=1, dir=tmp_path)
+    outcome = judge([], ranks=1, told=None, srun_log=line_of_srun(SRUN))
+    said = "srun: error: n1: task 0: Out Of Memory"
+    assert _said(outcome, in_srun(SRUN), attempt) == said
+    (tmp_path / "attempt.json").write_text('{"memory": 1536}')
+    assert _said(outcome, in_srun(SRUN), attempt) == f"needs more than 1536M of memory: {said}"

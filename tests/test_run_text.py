@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.made_runs import begin, make_run
 
 from hpckit.cli.run_text import run_text
 from hpckit.files import write_json
@@ -15,6 +14,7 @@ from hpckit.monitor.readings.writer import ReadingsWriter
 from hpckit.spec import spec_from_json
 from hpckit.status.state import State, facts_of
 from hpckit.status.view import describe
+from tests.made_runs import begin, make_run
 
 SPEC = {"name": "agent", "program": "x", "limits": {"gpu_hours": 9}}
 
@@ -62,3 +62,14 @@ def test_what_came_further_is_healed_and_its_numbers_are_of_after_that(run):
     text = shown(run, "running")
     assert "So far: 1 crash healed. Healthy for 20 steps." in text
     assert "went on from step 411: done\n  since: loss 0.5" in text
+
+
+def test_why_a_run_was_stopped_is_told_once(run):
+    about = Incident(kind="crash", step=411, answer="act", said="ValueError: no").to_json()
+    reason = "ValueError: no, once more: a restart does not mend that"
+    plan = {"do": "stop", "sentence": f"stop: {reason}"}
+    ledger = run.ledger("worker")
+    ledger.write("stopped", attempt=1, incident=about, plan=plan, lines=["raise"], reason=reason)
+    text = shown(run, "stopped", reason)
+    assert text.count("ValueError") == 1
+    assert ": crash\n  asked: stop\n    raise\n" in text

@@ -159,7 +159,8 @@ def _incidents(told: Told) -> list[str]:
     for number, each in enumerate(shown):
         if number == 1 and len(found) > len(shown):
             lines += ["", f"... {len(found) - len(shown)} more: hpckit show --json has all"]
-        lines += ["", *_block(each)] if _is_acted_on(each) else _line(each, lines)
+        block = _block(each, told["reason"])
+        lines += ["", *block] if _is_acted_on(each) else _line(each, lines)
     if lines and told["now"] and not told["exit_code"]:
         lines += [f"  since: {_now(told['now'])}"]
     return lines
@@ -189,16 +190,18 @@ def _line(each: Told, before: Sequence[str]) -> list[str]:
     return [*gap, harmless(f"{where}{each['sentence'] or ''}")]
 
 
-def _block(each: Told) -> Iterator[str]:
+def _block(each: Told, reason: str) -> Iterator[str]:
     kind = str(each["kind"]).replace("_", " ")
     when = local_words(each["time"])
     title = f"Incident, step {_number(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
     yield paint(title, "warning")
     said = str(each["sentence"] or "")
-    # The kind has said it.
-    for part in said.split("; ") if each["kind"] not in HAPPENED else ():
+    # The kind has said it, or the reason above.
+    is_told = each["kind"] in HAPPENED or (each["plan"] == "stop" and said in reason)
+    for part in () if is_told else said.split("; "):
         yield f"  {harmless(part)}"
-    yield f"  {harmless(_answer(each))}"
+    answer = _answer(each)
+    yield "  asked: stop" if answer == f"asked: stop: {reason}" else f"  {harmless(answer)}"
     if each["plan"] == "stop":
         yield from (f"    {harmless(line)}" for line in each["lines"])
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpckit.clock import seconds_of
-from hpckit.limits import attempt_hours, hours_used, no_more, unit_name, units
 from hpckit.ledger import Event
+from hpckit.limits import attempt_hours, hours_used, no_more, unit_name, units
 from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
 from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved

@@ -11,6 +11,8 @@ from pathlib import PurePath
 LINES = 400
 SHOWN = 12
 LAST = 20
+# Of a line that is quoted.
+LONGEST = 300
 TRACEBACK = "Traceback (most recent call last):"
 FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)')
 ERROR = re.compile(r"(?P<type>[A-Za-z_][\w.]*)(?:: .*)?$")
@@ -29,6 +31,11 @@ BAD_NODE = re.compile(
     r"no CUDA-capable device is detected|CUDA driver initialization failed"
     r"|uncorrectable (?:NVLink|ECC) error|Unable to determine the device handle"
     r"|GPU is lost|has fallen off the bus|CUDA unknown error"
+)
+# What srun says of how it goes about it.
+COURSE_OF_SRUN = re.compile(
+    r"lacks support for cpu binding|Job step aborted|got SIG|forcing job termination"
+    r"|_step_signal|step creation temporarily disabled|Step created for job"
 )
 DEVICE = re.compile(
     r"CUDA error: [^\n]*|cuDNN error: [^\n]*|CUBLAS_STATUS_\w+|nccl\w*Error[^\n]*|NCCL error[^\n]*"
@@ -73,11 +80,20 @@ def in_log(
 def in_srun(text: str) -> Evidence | None:
     """What Slurm's own words say of a step that it ended."""
     found = _line_with(HOST_MEMORY, text.splitlines())
-    return Evidence(kind="out_of_memory", said=found) if found else None
+    return Evidence(kind="out_of_memory", said=found[:LONGEST]) if found else None
+
+
+def line_of_srun(text: str) -> str:
+    """The one line of srun's that says why a step ended; the others are in its log."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    worth = [line for line in lines if not COURSE_OF_SRUN.search(line)]
+    errors = [line for line in worth if "error" in line]
+    found = _line_with(HOST_MEMORY, worth) or next(iter([*errors, *reversed(worth)]), "")
+    return found[:LONGEST]
 
 
 def _of(kind: str, said: str, trace: Sequence[str], place: str | None = None) -> Evidence:
-    return Evidence(kind=kind, said=said[:300], place=place, lines=tuple(trace[-SHOWN:]))
+    return Evidence(kind=kind, said=said[:LONGEST], place=place, lines=tuple(trace[-SHOWN:]))
 
 
 def _line_with(pattern: re.Pattern[str], lines: Sequence[str]) -> str:

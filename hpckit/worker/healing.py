@@ -18,6 +18,7 @@ from hpckit.heal import Plan, Rules, decide
 from hpckit.heal.history import closed, history_of
 from hpckit.ledger import Event, is_by_hand
 from hpckit.monitor.incident import Incident
+from hpckit.units import format_size
 from hpckit.worker import evidence
 from hpckit.worker.evidence import Evidence
 from hpckit.worker.launch import rank_exits
@@ -77,12 +78,12 @@ class Healing:
         found = _evidence(outcome, seen, has_gpus=bool(self.spec.resources.gpus))
         kind = found.kind if found is not None and outcome.kind == "crash" else outcome.kind
         if kind in NEEDS_STATE and not self._may_begin_again(kind, outcome, seen, events):
-            return Answer(outcome=_with_words(outcome, found))
+            return Answer(outcome=_with_words(outcome, found, self.attempt))
         incident = Incident(
             kind=kind,
             step=seen.step or 0,
             answer="act",
-            said=_said(outcome, found),
+            said=_said(outcome, found, self.attempt),
             place=found.place if found is not None else None,
             node=seen.node or (_node(outcome, seen) if kind == "node_failure" else None),
             early=not seen.has_stepped,
@@ -224,15 +225,21 @@ def _node(outcome: Outcome, seen: Seen) -> str | None:
     return next((each.node for each in rank_exits(seen.logs) if each.rank == rank), None)
 
 
-def _said(outcome: Outcome, found: Evidence | None) -> str:
+def _said(outcome: Outcome, found: Evidence | None, attempt: Attempt) -> str:
     if found is None:
         return outcome.reason
     where = f" at {found.place.partition(': ')[0]}" if found.place is not None else ""
-    return f"{found.said}{where} ({outcome.reason})"
+    # Of a step that Slurm ended, the reason is what Slurm said.
+    reason = "" if found.said in outcome.reason else f" ({outcome.reason})"
+    had = attempt.has.get("memory") if found.kind == "out_of_memory" else None
+    more = f"needs more than {format_size(had)} of memory: " if had is not None else ""
+    return f"{more}{found.said}{where}{reason}"
 
 
-def _with_words(outcome: Outcome, found: Evidence | None) -> Outcome:
-    return outcome if found is None else dataclasses.replace(outcome, reason=_said(outcome, found))
+def _with_words(outcome: Outcome, found: Evidence | None, attempt: Attempt) -> Outcome:
+    if found is None:
+        return outcome
+    return dataclasses.replace(outcome, reason=_said(outcome, found, attempt))
 
 
 def _after(outcome: Outcome, plan: Plan, incident: Incident) -> Outcome:

@@ -22,6 +22,7 @@ from hpckit.requests import END, waiting
 from hpckit.run import PROGRAM, Attempt, Run, served_by_another
 from hpckit.submission.plan import lead_s
 from hpckit.worker import launch as launching
+from hpckit.worker.evidence import line_of_srun
 from hpckit.worker.log_healing import LogHealing
 from hpckit.worker.log_watch import LogWatch, tell, watched_log
 from hpckit.worker.outcome import (
@@ -304,9 +305,7 @@ def _doing(told: str, grace_s: float) -> str:
 def _said(path: Path) -> str:
     """What srun complained of, in one line."""
     with contextlib.suppress(OSError):
-        said = path.read_text(errors="replace").splitlines()
-        worth = [line for line in said if "lacks support for cpu binding" not in line]
-        return "; ".join(worth)[-500:]
+        return line_of_srun(path.read_text(errors="replace"))
     return ""
 
 
