@@ -13,10 +13,11 @@ from hpckit.heal.pending import pending
 from hpckit.heal.plan import Plan
 from hpckit.ledger import Event
 from hpckit.spec.parts import Resources
-from hpckit.units import parse_duration, parse_size
+from hpckit.units import format_duration, format_size, parse_duration, parse_size
 
 # What is written as a number with a unit.
 PARSE = {"memory": parse_size, "time": parse_duration}
+FORMAT = {"memory": format_size, "time": format_duration}
 
 
 def plans_in_force(events: Sequence[Event]) -> list[Plan]:
@@ -105,8 +106,14 @@ def applied_resources(
         old, given = getattr(before, name), has.get(name)
         if value != old:
             is_less = isinstance(given, int) and given < value
-            said.append(told(name, old, value) + (f", not given: {given}" if is_less else ""))
+            less = f", not given: {_with_unit(name, given)}" if is_less else ""
+            said.append(told(name, _with_unit(name, old), _with_unit(name, value)) + less)
     return said + [f"{node} excluded" for node in excludes if node not in excluded]
+
+
+def _with_unit(key: str, value: Any) -> Any:
+    """A number that has a unit as a person writes it."""
+    return FORMAT[key](value) if key in FORMAT and value is not None else value
 
 
 def _in_units(key: str, change: Any) -> Any:

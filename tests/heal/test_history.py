@@ -145,18 +145,28 @@ def test_what_was_asked_and_what_was_given_are_told_apart() -> None:
     story = Story().add("resumed", step=0).decided("restart", other("out_of_memory"), more)
     asked = Resources(memory=100)
     assert applied_resources(asked, story.events, had={}, has={"memory": 200}) == [
-        "memory 100 -> 200",
+        "memory 100M -> 200M",
         "n1 excluded",
     ]
     assert applied_resources(asked, story.events, had={}, has={"memory": 100})[0] == (
-        "memory 100 -> 200, not given: 100"
+        "memory 100M -> 200M, not given: 100M"
     )
     # It was told by the attempt that got it.
     story.add("resumed", attempt=2, step=0)
     assert applied_resources(asked, story.events, had={}, has={"memory": 200}) == []
     story.decided("restart", other("out_of_memory"), more, attempt=2)
     told = applied_resources(asked, story.events, had={}, has={"memory": 400})
-    assert told == ["memory 200 -> 400"]
+    assert told == ["memory 200M -> 400M"]
+
+
+def test_resources_are_told_with_their_units() -> None:
+    plan = restart(
+        do="resubmit",
+        changes={"resources.time": Change(to="2m"), "resources.memory": Change(to="1G")},
+    )
+    story = Story().add("resumed", step=0).decided("restart", other("by_hand"), plan)
+    told = applied_resources(Resources(time=600), story.events, had={}, has={})
+    assert told == ["memory none -> 1G", "time 10m -> 2m"]
 
 
 def test_what_an_old_launch_writes_when_a_new_one_serves_is_not_believed() -> None:
