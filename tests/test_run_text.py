@@ -7,7 +7,8 @@ import time
 import pytest
 
 from hpckit.cli.run_text import run_text
-from hpckit.files import write_json
+from hpckit.clock import iso, seconds_of
+from hpckit.files import append_line, write_json
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.monitor.readings.writer import ReadingsWriter
@@ -73,3 +74,15 @@ def test_why_a_run_was_stopped_is_told_once(run):
     text = shown(run, "stopped", reason)
     assert text.count("ValueError") == 1
     assert ": crash\n  asked: stop\n    raise\n" in text
+
+
+def test_time_in_which_a_run_was_done_was_not_spent_in_the_queue(run):
+    def event(kind, at, **data):
+        line = {"time": iso(start + at), "kind": kind, **data}
+        append_line(run.dir / "ledger" / f"{kind}-{at}.jsonl", line)
+
+    start = seconds_of(run.created)
+    write_json(run.attempts()[0].dir / "ended.json", {"ended": iso(start + 10), "reason": "done"})
+    event("submit", 910, chains=[2], serial=1)
+    begin(run, job_id="8_1", node="n1", started=iso(start + 940))
+    assert describe(facts_of(run), State(state="running"))["waited_s"] == 30.0

@@ -92,11 +92,17 @@ def resources_in_force(
 
 
 def applied_resources(
-    resources: Resources, events: Sequence[Event], *, had: Mapping[str, Any], has: Mapping[str, Any]
+    resources: Resources,
+    events: Sequence[Event],
+    *,
+    had: Mapping[str, Any],
+    has: Mapping[str, Any],
+    nodes: Sequence[str] = (),
 ) -> list[str]:
     """What the plans since the newest attempt began change of resources, and what came of it.
 
-    `has`: what the job that asks was given, where that is known.
+    `has`: what the job that asks was given, where that is known, and its `nodes`: one that could
+    not be spared is among them.
     """
     earlier, plans = parted(events, "resumed", "applied")
     before, excluded = resources_in_force(resources, earlier, had)
@@ -108,7 +114,7 @@ def applied_resources(
             is_less = isinstance(given, int) and given < value
             less = f", not given: {_with_unit(name, given)}" if is_less else ""
             said.append(told(name, _with_unit(name, old), _with_unit(name, value)) + less)
-    return said + [f"{node} excluded" for node in excludes if node not in excluded]
+    return said + [f"{node} excluded" for node in excludes if node not in (*excluded, *nodes)]
 
 
 def _with_unit(key: str, value: Any) -> Any:

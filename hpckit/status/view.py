@@ -102,12 +102,16 @@ def _went_on(events: Sequence[Event]) -> float:
 
 
 def _waited_s(facts: Facts, told: Sequence[dict[str, Any]]) -> float:
-    """How long nothing of the run ran, from its submission to its newest attempt."""
+    """How long nothing of the run ran though it was submitted, up to its newest attempt."""
     waited, since = 0.0, seconds_of(facts.run.created)
+    submitted = [seconds_of(event.time) for event in facts.events if event.kind == "submit"]
     for each in told:
         if each["started"] is None:
             continue
-        waited += max(0.0, seconds_of(each["started"]) - since)
+        started = seconds_of(each["started"])
+        # What was done, stopped or left to a guard waited for nobody but a person.
+        since = max([since, *(time for time in submitted if time <= started)])
+        waited += max(0.0, started - since)
         since = seconds_of(each["ended"]) if each["ended"] else float("inf")
     return waited
 

@@ -26,6 +26,7 @@ from hpckit.ledger import final
 from hpckit.requests import END, served
 from hpckit.run import STARTS, Attempt, Run, open_run, point_name
 from hpckit.scheduler.base import Phase
+from hpckit.scheduler.slurm_text import nodes_of
 from hpckit.worker.attempting import Attempting
 from hpckit.worker.healing import Answer, Healing, Seen
 from hpckit.worker.herald import Herald
@@ -181,7 +182,10 @@ class Link:
     def _tell_applied(self, attempt: Attempt) -> None:
         """What was asked for since the attempt before, and what of it this job has."""
         events, spec = believed(self.run.ledger().events()), self.run.spec()
-        said = applied_resources(spec.resources, events, had=self.run.had, has=attempt.has)
+        nodes = nodes_of(str(attempt.about().get("node")))
+        said = applied_resources(
+            spec.resources, events, had=self.run.had, has=attempt.has, nodes=nodes
+        )
         if not (spec.checkpoint.files or is_a_session(spec, events)):
             # Of these nobody else tells what their arguments are by now.
             said += applied_params(spec.params, events, "resumed", "applied")

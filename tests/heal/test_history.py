@@ -151,6 +151,10 @@ def test_what_was_asked_and_what_was_given_are_told_apart() -> None:
     assert applied_resources(asked, story.events, had={}, has={"memory": 100})[0] == (
         "memory 100M -> 200M, not given: 100M"
     )
+    # There was no other node to have.
+    assert applied_resources(asked, story.events, had={}, has={}, nodes=["n1"]) == [
+        "memory 100M -> 200M"
+    ]
     # It was told by the attempt that got it.
     story.add("resumed", attempt=2, step=0)
     assert applied_resources(asked, story.events, had={}, has={"memory": 200}) == []
