@@ -90,5 +90,5 @@ def attempt_hours(attempt: Attempt, units_an_hour: int, is_alive: bool) -> float
     if end is not None:
         until = seconds_of(end["ended"])
     else:
-        until = time.time() if is_alive else attempt.last_sign() or 0.0
+        until = time.time() if is_alive else attempt.last_seen() or 0.0
     return max(0.0, until - seconds_of(started)) / 3600 * units_an_hour

@@ -189,6 +189,14 @@ class Attempt:
             return (self.dir / "heartbeat").stat().st_mtime
         return None
 
+    def last_seen(self) -> float | None:
+        """When the worker or its program last wrote anything: its heart beats twice a minute."""
+        times = []
+        for path in (self.dir / "heartbeat", *self.dir.glob("logs/launch-*/rank-*")):
+            with contextlib.suppress(OSError):
+                times.append(path.stat().st_mtime)
+        return max(times, default=None)
+
     def launches(self) -> list[Path]:
         """The log folders of the launches, oldest first."""
         return launches_in(self.dir / "logs")

@@ -49,6 +49,12 @@ def test_an_attempt_that_was_cut_off_counts_to_its_last_sign_of_life(tmp_path):
     (lost.dir / "heartbeat").touch()
     os.utime(lost.dir / "heartbeat", (now - 3600, now - 3600))
     assert hours_used([lost], 1) == pytest.approx(1.0, abs=0.01)
+    # Its program came further than its last heartbeat.
+    logs = lost.dir / "logs" / "launch-1"
+    logs.mkdir(parents=True)
+    (logs / "rank-0.pulse").touch()
+    os.utime(logs / "rank-0.pulse", (now - 1800, now - 1800))
+    assert hours_used([lost], 1) == pytest.approx(1.5, abs=0.01)
 
 
 def test_a_site_s_ceilings_stand_above_every_spec(tmp_path):

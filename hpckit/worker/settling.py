@@ -114,7 +114,7 @@ class Settling:
 def _end_time(status: JobStatus | None, attempt: Attempt) -> str:
     if status is not None and status.ended:
         return str(status.ended)
-    return iso(attempt.last_sign() or time.time())
+    return iso(attempt.last_seen() or time.time())
 
 
 def only_node(listed: str) -> str | None:
