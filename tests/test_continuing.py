@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from hpckit import guarding, restarting
 from hpckit.cli.guard import guard
+from hpckit.cli.restart import _origin
 from hpckit.cli.run_text import run_text
 from hpckit.clock import iso
 from hpckit.errors import (
@@ -21,6 +23,7 @@ from hpckit.errors import (
     UsageError,
 )
 from hpckit.files import read_json, write_json
+from hpckit.heal import Plan
 from hpckit.ledger import is_by_hand
 from hpckit.run import IDENTITY, identity, open_run
 from hpckit.spec import spec_from_json
@@ -306,3 +309,13 @@ def test_what_was_changed_before_and_is_still_in_force_is_told(run, monkeypatch)
         "params.lr": 0.05,
         "resources.memory": "1G",
     }
+
+
+def test_a_restart_of_what_has_saved_nothing_says_that_it_begins_anew(run):
+    done = restarting.Restarted(
+        job_id="2", plan=Plan(do="resubmit", reason=""), checkpoint=None, ends=None
+    )
+    assert _origin(run, done) == "the beginning: nothing is saved"
+    # It may save yet.
+    assert _origin(run, dataclasses.replace(done, ends="1_1")) == "the newest state that is sound"
+    assert _origin(run, dataclasses.replace(done, checkpoint="c7")) == "c7"

@@ -86,3 +86,23 @@ def test_time_in_which_a_run_was_done_was_not_spent_in_the_queue(run):
     event("submit", 910, chains=[2], serial=1)
     begin(run, job_id="8_1", node="n1", started=iso(start + 940))
     assert describe(facts_of(run), State(state="running"))["waited_s"] == 30.0
+
+
+def test_what_a_program_said_of_a_bad_node_is_told_and_it_was_not_lost(run):
+    said = "uncorrectable ECC error (rank 3 ended with exit code 1)"
+    restarted(run, kind="node_failure", sentence=said)
+    restarted(run, kind="node_failure", sentence="node failed")
+    text = shown(run, "running")
+    assert "So far: 1 node lost, 1 bad node. " in text
+    assert f": node failure\n  {said}\n  went on from step 411" in text
+    assert "node failed" not in text
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "command"),
+    [("slurm", "restart agent/0720-p7d"), ("foreground", "run --from agent/0720-p7d")],
+)
+def test_of_a_run_that_has_failed_it_is_told_what_to_do(run, scheduler, command):
+    told = describe(facts_of(run), State(state="failed", reason="no"))
+    text = run_text({**told, "scheduler": scheduler})
+    assert f"For you to do: see why, then hpckit {command}, or let it be." in text

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
 from hpckit.paint import note
+
+if TYPE_CHECKING:
+    from hpckit.restarting import Restarted
+    from hpckit.run import Run
 
 
 @click.command()
@@ -63,8 +67,7 @@ def restart(
         print_json(about)
         return
     print(f"{run.id}  goes on as job {done.job_id}")
-    where = done.checkpoint or "the newest state that is sound"
-    print(f"  from    {where}")
+    print(f"  from    {_origin(run, done)}")
     if done.ends is not None:
         ends = "is scancelled" if now else "saves and ends first"
         print(f"  before  job {done.ends} {ends}")
@@ -74,3 +77,16 @@ def restart(
         said = ", ".join(f"{key} {shown(value)}" for key, value in done.in_force.items())
         print(f"  now     {said}")
     note(f"\nnext\n  hpckit watch {run.id}\n  hpckit show {run.id}")
+
+
+def _origin(run: Run, done: Restarted) -> str:
+    """Where it goes on; what runs may yet save."""
+    from hpckit.worker.healing import Healing
+
+    if done.checkpoint is not None:
+        return done.checkpoint
+    newest = run.attempts()[-1:]
+    saved = [Healing(run=run, spec=run.spec(), attempt=each).saved() for each in newest]
+    if done.ends is None and not any(step is not None for step in saved):
+        return "the beginning: nothing is saved"
+    return "the newest state that is sound"

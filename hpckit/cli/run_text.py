@@ -8,7 +8,9 @@ from typing import Any
 
 from hpckit.clock import local_words
 from hpckit.paint import duration, harmless, paint, short, table
+from hpckit.scheduler.base import Cause
 from hpckit.spec.parts import INFRASTRUCTURE
+from hpckit.status.state import FOREGROUND
 
 Told = dict[str, Any]
 # Incidents that a person is shown; --json has all.
@@ -30,6 +32,7 @@ HEALED = {
 BECAME = {True: " healed", None: " not healed yet", False: " not healed"}
 HAPPENED = {
     "node_failure": ("node lost", "nodes lost"),
+    "bad_node": ("bad node", "bad nodes"),
     "preemption": ("preemption", "preemptions"),
     "time_limit": ("time limit", "time limits"),
 }
@@ -84,7 +87,7 @@ def _events(told: Told) -> list[str]:
         for answer, said in BECAME.items():
             number = sum((each["kind"], each["healed"]) == (kind, answer) for each in applied)
             found += [f"{number} {words[number > 1]}{said}"] if number else []
-    happened = Counter(each["kind"] for each in applied)
+    happened = Counter(_happened(each) for each in applied)
     # A plain limit of time is no incident; the attempt's end tells of it.
     happened["time_limit"] = sum(each["reason"] == "time limit" for each in told["attempts"])
     return found + [
@@ -92,6 +95,17 @@ def _events(told: Told) -> list[str]:
         for kind, words in HAPPENED.items()
         if (number := happened[kind])
     ]
+
+
+def _happened(each: Told) -> str:
+    """A node that its program complained of was not lost."""
+    is_bad_node = each["kind"] == "node_failure" and not _is_plain(each)
+    return "bad_node" if is_bad_node else str(each["kind"])
+
+
+def _is_plain(each: Told) -> bool:
+    """Whether the scheduler's word for an end is all that was said of it: the kind has said it."""
+    return each["kind"] in HAPPENED and each["sentence"] in set(Cause)
 
 
 def _healthy(told: Told) -> int:
@@ -104,13 +118,17 @@ def _healthy(told: Told) -> int:
 
 def _to_do(told: Told) -> str:
     run = told["run"]
-    if told["state"] == "stopped" and told["limit_reached"]:
+    ended = told["state"] in ("stopped", "failed")
+    if ended and told["limit_reached"]:
         return f"For you to do: hpckit submit --from {run} for a new run, or let it be."
+    if ended and told["scheduler"] == FOREGROUND:
+        return f"For you to do: see why, then hpckit run --from {run}, or let it be."
     return {
         "running": "Nothing for you to do.",
         "pending": "Nothing for you to do.",
         "healing": f"For you to do: hpckit guard {run}",
         "stopped": f"For you to do: see why, then hpckit restart {run} --set ..., or let it be.",
+        "failed": f"For you to do: see why, then hpckit restart {run}, or let it be.",
     }.get(told["state"], "")
 
 
@@ -196,8 +214,7 @@ def _block(each: Told, reason: str) -> Iterator[str]:
     title = f"Incident, step {_number(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
     yield paint(title, "warning")
     said = str(each["sentence"] or "")
-    # The kind has said it, or the reason above.
-    is_told = each["kind"] in HAPPENED or (each["plan"] == "stop" and said in reason)
+    is_told = _is_plain(each) or (each["plan"] == "stop" and said in reason)
     for part in () if is_told else said.split("; "):
         yield f"  {harmless(part)}"
     answer = _answer(each)
