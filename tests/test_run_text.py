@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -106,3 +107,31 @@ def test_of_a_run_that_has_failed_it_is_told_what_to_do(run, scheduler, command)
     told = describe(facts_of(run), State(state="failed", reason="no"))
     text = run_text({**told, "scheduler": scheduler})
     assert f"For you to do: see why, then hpckit {command}, or let it be." in text
+
+
+def by_hand(run, **plan):
+    about = Incident(kind="by_hand", step=411, answer="act", said="started again").to_json()
+    plan = {"do": "resubmit", "reason": "by hand", "intact": True, **plan}
+    ledger = run.ledger("person")
+    ledger.write("restart", by_hand=True, attempt=1, after=1, incident=about, plan=plan)
+
+
+def test_a_restart_that_was_asked_for_is_told_until_it_has_begun(run):
+    run = dataclasses.replace(run, params={"lr": 0.001, "seed": 1})
+    by_hand(run, changes={"params.lr": {"times": 0.5}})
+    text = shown(run, "running")
+    assert "from the newest state that is sound, params.lr x0.5: when attempt 1 has ended" in text
+    assert "lr=0.001  seed=1" in text
+    assert "asked:" not in shown(run, "cancelled")
+    begin(run, job_id="8_1", node="n1", started=run.created)
+    text = shown(run, "running")
+    assert "asked:" not in text
+    assert "lr=0.001 (now 0.0005)  seed=1" in text
+
+
+def test_a_change_that_makes_no_sense_hides_nothing(run):
+    run = dataclasses.replace(run, params={"lr": 0.001})
+    by_hand(run, changes={"params.rate": {"times": 0.5}})
+    by_hand(run, changes="none")
+    begin(run, job_id="8_1", node="n1", started=run.created)
+    assert "params  lr=0.001" in shown(run, "running")

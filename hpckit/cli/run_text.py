@@ -44,6 +44,7 @@ def run_text(told: Told) -> str:
     if told["reason"] not in ("", told["state"]):
         lines += [harmless(told["reason"])]
     lines += _summary(told)
+    lines += [_asked(each, told) for each in told["asked"]]
     if told["unsaved"]:
         lines.append(_unsaved(told["unsaved"], told["checkpoints"]))
     if told["attempts"]:
@@ -76,6 +77,15 @@ def _summary(told: Told) -> list[str]:
     if to_do and (parts or told["state"] not in ("running", "pending")):
         parts.append(to_do)
     return [f"So far: {' '.join(parts)}" if _events(told) else " ".join(parts)] if parts else []
+
+
+def _asked(wish: Told, told: Told) -> str:
+    """A restart that a person has asked for, and that has not begun."""
+    parts = [f"from {wish['checkpoint'] or 'the newest state that is sound'}"]
+    parts += [wish["changes"]] if wish["changes"] else []
+    running = told["state"] == "running" and told["attempts"]
+    waits = f"when attempt {told['attempts'][-1]['number']} has ended" if running else "waits"
+    return harmless(f"asked: restart, {local_words(wish['time'])}: {', '.join(parts)}: {waits}")
 
 
 def _events(told: Told) -> list[str]:
@@ -257,12 +267,20 @@ def _facts(told: Told) -> list[str]:
         used += f", {hours['lost']:.2g} lost"
     if told["waited_s"] >= 60:
         used += f"; {duration(told['waited_s'])} in the queue"
-    params = "  ".join(f"{short(key)}={short(value)}" for key, value in told["params"].items())
+    params = "  ".join(
+        _param(key, value, told["params_now"]) for key, value in told["params"].items()
+    )
     lines = [f"{hours['unit']:<7} {used}"]
     if told["exit_code"] is None:
         lines.append(f"next    {_next(told)}")
     lines += [f"folder  {told['dir']}", f"since   {local_words(told['created'])}"]
     return [*lines, f"params  {params}"] if params else lines
+
+
+def _param(key: str, value: Any, now: Told) -> str:
+    """A parameter as it was submitted, and what it is by now."""
+    changed = f" (now {short(now[key])})" if now[key] != value else ""
+    return f"{short(key)}={short(value)}{changed}"
 
 
 def _next(told: Told) -> str:

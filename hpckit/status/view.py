@@ -8,8 +8,12 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hpckit.checkpoint.lineage import believed
 from hpckit.clock import seconds_of
-from hpckit.ledger import Event
+from hpckit.heal.changes import asked
+from hpckit.heal.in_force import params_in_force, plans_in_force
+from hpckit.heal.plan import Plan
+from hpckit.ledger import Event, is_by_hand
 from hpckit.limits import attempt_hours, hours_used, no_more, unit_name, units
 from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
@@ -52,6 +56,8 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "created": run.created,
         "scheduler": run.scheduler,
         "params": run.params,
+        "params_now": _params_now(facts),
+        "asked": [] if state.is_final else [_wish(event) for event in _open_wishes(facts)],
         "step": step,
         "exit_code": state.exit_code,
         "gpu_hours": {
@@ -85,6 +91,35 @@ def _step(attempts: list[Attempt], steps: dict[int, Stretch] | None = None) -> i
         return None
     is_counted = any(each.begin is not None for each in (steps or {}).values())
     return done if is_counted else done - 1
+
+
+def _open_wishes(facts: Facts) -> list[Event]:
+    """The restarts by hand since the newest attempt began."""
+    begun = len(facts.attempts)
+    return [each for each in facts.events if is_by_hand(each) and each.data.get("after") == begun]
+
+
+def _wish(event: Event) -> dict[str, Any]:
+    plan = event.data.get("plan")
+    changes = ""
+    # What another version wrote may make no sense here, and must not hide the rest.
+    with contextlib.suppress(Exception):
+        changes = asked(Plan.from_json(plan or {}))
+    return {
+        "time": event.time,
+        "checkpoint": event.data.get("checkpoint"),
+        "changes": changes,
+    }
+
+
+def _params_now(facts: Facts) -> dict[str, Any]:
+    """The parameters with all that was changed by now, but for what still waits."""
+    waits = _open_wishes(facts)
+    # What makes no sense must not hide the rest.
+    with contextlib.suppress(Exception):
+        events = believed([event for event in facts.events if event not in waits])
+        return params_in_force(facts.run.params, plans_in_force(events))
+    return facts.run.params
 
 
 def _came_to(state: State, step: int | None) -> float:
