@@ -56,6 +56,14 @@ def test_what_a_restart_did_not_bring_further_is_not_healed(run):
     assert text.count("went on from step 411: came no further") == 2
 
 
+def test_steps_of_before_a_restart_heal_nothing_that_came_to_no_step_after_it(run):
+    about = Incident(kind="crash", step=0, answer="act", said="no").to_json()
+    ledger = run.ledger("worker")
+    ledger.write("restart", attempt=1, incident=about, plan={"do": "relaunch"})
+    ledger.write("resumed", attempt=1, step=20)
+    assert "So far: 1 crash not healed. For" in shown(run, "stopped", "no")
+
+
 def test_what_came_further_is_healed_and_its_numbers_are_of_after_that(run):
     restarted(run)
     writer = ReadingsWriter(run.attempts()[0].dir / "readings" / "launch-2")

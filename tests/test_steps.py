@@ -135,6 +135,9 @@ def test_only_what_came_past_an_incident_has_healed_it() -> None:
     # What was tried in vain before is healed with the last of them.
     assert healed([*crash, *crash], came_to=500) == [True, True]
     assert healed([*crash, *restarted("hang", 420, 400)], is_over=True) == [True, False]
+    # Until the next attempt has made a step, where it takes up says how far the run came.
+    again = event("resumed", attempt=2, step=800)
+    assert healed([*crash, *restarted("preemption", 0, 800), again]) == [True, None]
     explosion = restarted("explosion", 411, 300, do="rollback")
     assert healed(explosion, came_to=500, confirm_steps=100) == [None]
     assert healed(explosion, came_to=511, confirm_steps=100) == [True]

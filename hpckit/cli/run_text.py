@@ -224,10 +224,10 @@ def _block(each: Told, reason: str) -> Iterator[str]:
     title = f"Incident, step {_number(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
     yield paint(title, "warning")
     said = str(each["sentence"] or "")
-    is_told = _is_plain(each) or (each["plan"] == "stop" and said in reason)
+    answer = _answer(each)
+    is_told = _is_plain(each) or (each["plan"] == "stop" and said in answer)
     for part in () if is_told else said.split("; "):
         yield f"  {harmless(part)}"
-    answer = _answer(each)
     yield "  asked: stop" if answer == f"asked: stop: {reason}" else f"  {harmless(answer)}"
     if each["plan"] == "stop":
         yield from (f"    {harmless(line)}" for line in each["lines"])

@@ -118,20 +118,24 @@ def incidents(
     `came_to`: the steps that are done by now, infinite where they bear no doubt. Numbers that went
     wrong are healed by `confirm_steps` past them, what ended the program by one.
     """
-    told = [
-        _incident(event, _answer(event, events[place:]))
-        for place, event in enumerate(events, start=1)
-        if tells_incident(event) or event.kind == "incident"
-    ]
+    told: list[dict[str, Any]] = []
     furthest, is_last = came_to, not is_over
-    for each in reversed(told):
+    for place in reversed(range(len(events))):
+        event = events[place]
+        if event.kind == "resumed":
+            furthest = max(furthest, int(event.data["step"]))
+        if not (tells_incident(event) or event.kind == "incident"):
+            continue
+        each = _incident(event, _answer(event, events[place + 1 :]))
         if each["applied"]:
             needs = 1 if each["kind"] in INFRASTRUCTURE else confirm_steps
-            is_past = furthest - (each["step"] or 0) >= needs
-            each["healed"] = True if is_past else None if is_last else False
+            # What died before it read a step knows of none.
+            step = max(each["step"] or 0, each["resumed_step"] or 0)
+            each["healed"] = True if furthest - step >= needs else None if is_last else False
         if each["plan"] in (*RESTARTS, "stop"):
             furthest, is_last = max(furthest, each["step"] or 0), False
-    return told
+        told.append(each)
+    return told[::-1]
 
 
 def _answer(asked: Event, later: Sequence[Event]) -> Event | None:

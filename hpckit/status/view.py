@@ -21,6 +21,7 @@ from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsav
 from hpckit.worker.outcome import TERMINATED
 
 if TYPE_CHECKING:
+    from hpckit.monitor.reading import Reading
     from hpckit.status.queue_cache import QueueCache
 
 # So many of the last readings say what a training looks like now.
@@ -47,6 +48,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
     told = [_attempt(each, state, facts, hour_units, steps) for each in facts.attempts]
     lost = sum(each["lost"] for each in told)
     step = _step(facts.attempts, steps)
+    readings = _readings_since(facts.attempts, _went_on(facts.events))
     return {
         "run": run.id,
         "name": run.name,
@@ -72,10 +74,10 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "limit_reached": no_more(run) if state.is_final else None,
         "attempts": told,
         "waited_s": round(_waited_s(facts, told), 1),
-        "now": now(facts.attempts, _went_on(facts.events)),
+        "now": now(readings),
         "incidents": incidents(
             facts.events,
-            came_to=_came_to(state, step),
+            came_to=_came_to(state, step, readings),
             is_over=state.is_final,
             confirm_steps=spec.checkpoint.confirm_steps,
         ),
@@ -100,16 +102,11 @@ def _open_wishes(facts: Facts) -> list[Event]:
 
 
 def _wish(event: Event) -> dict[str, Any]:
-    plan = event.data.get("plan")
     changes = ""
     # What another version wrote may make no sense here, and must not hide the rest.
     with contextlib.suppress(Exception):
-        changes = asked(Plan.from_json(plan or {}))
-    return {
-        "time": event.time,
-        "checkpoint": event.data.get("checkpoint"),
-        "changes": changes,
-    }
+        changes = asked(Plan.from_json(event.data["plan"]))
+    return {"time": event.time, "checkpoint": event.data.get("checkpoint"), "changes": changes}
 
 
 def _params_now(facts: Facts) -> dict[str, Any]:
@@ -122,17 +119,20 @@ def _params_now(facts: Facts) -> dict[str, Any]:
     return facts.run.params
 
 
-def _came_to(state: State, step: int | None) -> float:
-    """Of a program that tells no steps it is known only that it runs on, or was done."""
+def _came_to(state: State, step: int | None, readings: Sequence[Reading]) -> float:
+    """The steps that were done since the training last went on.
+
+    Of a program that tells no steps it is known only that it runs on, or was done.
+    """
     if state.state == "done" or (step is None and state.state == "running"):
         return math.inf
-    return -math.inf if step is None else step
+    return readings[-1].step + 1 if readings else -math.inf
 
 
 def _went_on(events: Sequence[Event]) -> float:
     """When the training last went on from a state of before, or ended."""
     kinds = ("resumed", "rollback", "restart")
-    times = [seconds_of(event.time) for event in events if event.kind in kinds]
+    times = [seconds_of(e.time) for e in events if e.kind in kinds and not is_by_hand(e)]
     return max(times, default=0.0)
 
 
@@ -151,11 +151,13 @@ def _waited_s(facts: Facts, told: Sequence[dict[str, Any]]) -> float:
     return waited
 
 
-def now(attempts: Sequence[Attempt], since: float = 0.0) -> dict[str, float]:
-    """What the training looks like by its last readings: medians of loss, norm, and clipping.
+def now(readings: Sequence[Reading]) -> dict[str, float]:
+    """What the training looks like by its last readings: medians of loss, norm, and clipping."""
+    return _medians(readings[-LOOKED_AT:])
 
-    What was read before the training last went on says nothing of what it is now.
-    """
+
+def _readings_since(attempts: Sequence[Attempt], since: float) -> list[Reading]:
+    """The newest ones, without those from before the training last went on."""
     for attempt in reversed(attempts):
         for folder in reversed(launches_in(attempt.dir / "readings")):
             # Only a run that is watched pays for it.
@@ -163,12 +165,11 @@ def now(attempts: Sequence[Attempt], since: float = 0.0) -> dict[str, float]:
 
             with contextlib.suppress(OSError):
                 if found := last_readings(folder):
-                    last = found[-LOOKED_AT:]
-                    return _medians([each for each in last if (each.time or since) >= since])
-    return {}
+                    return [each for each in found if (each.time or since) >= since]
+    return []
 
 
-def _medians(readings: Sequence[Any]) -> dict[str, float]:
+def _medians(readings: Sequence[Reading]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for reading in readings:
         for name, value in reading.values.items():
