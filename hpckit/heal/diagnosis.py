@@ -71,19 +71,28 @@ def in_vain(incident: Incident, tried: Sequence[Past]) -> str:
 
 
 def _story(incident: Incident, spent: Sequence[Past]) -> str:
-    shown = [f"{of_one(past.incident)} -> {_tried(past)}" for past in spent[-TOLD:]]
+    shown = [f"{_of_before(past.incident)} -> {_tried(past)}" for past in spent[-TOLD:]]
     if len(set(shown)) == 1 and len(shown) > 1:
         shown = [f"{shown[0]}, each time"]
     if len(spent) > TOLD:
         shown.insert(0, f"{len(spent) - TOLD} more before these")
-    again = bool(spent) and of_one(spent[-1].incident) == of_one(incident)
+    again = bool(spent) and _of_before(spent[-1].incident) == of_one(incident)
     return "; ".join([*shown, "now the same" if again else f"now {of_one(incident)}"])
 
 
 def of_one(incident: Incident) -> str:
     """One incident: `explosion at step 8123, gradient norm 4.1e6, worst parameter out.weight`."""
     worst = "" if incident.parameter is None else f", worst parameter {incident.parameter}"
-    return f"{incident.kind} at step {incident.step}, {incident.said}{worst}"
+    return f"{_in_short(incident)}, {incident.said}{worst}"
+
+
+def _of_before(incident: Incident) -> str:
+    """What the machine said of it was told with it, and may be long."""
+    return _in_short(incident) if incident.kind in INFRASTRUCTURE else of_one(incident)
+
+
+def _in_short(incident: Incident) -> str:
+    return f"{incident.kind} at step {incident.step}"
 
 
 def _three(incident: Incident, spent: Sequence[Past]) -> list[Incident]:

@@ -60,8 +60,8 @@ def test_what_was_tried_in_vain_is_told() -> None:
     history = [past(other("time_limit", 40, said="time limit"), gained=0, do="resubmit")] * 3
     plan = decide(other("time_limit", 40, said="time limit"), history, Rules())
     assert plan.diagnosis == (
-        "no progress in 3 restarts: time_limit at step 40, time limit -> went on from step 100, "
-        "each time; now the same"
+        "no progress in 3 restarts: time_limit at step 40 -> went on from step 100, each time; "
+        "now time_limit at step 40, time limit"
     )
 
 
