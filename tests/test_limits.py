@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from hpckit.clock import iso
+from hpckit.clock import iso, seconds_of
 from hpckit.errors import SpecError
 from hpckit.files import write_json
 from hpckit.limits import hours_used, resolve_limits, unit_name, units
 from hpckit.run import Attempt
 from hpckit.spec import load_limits, spec_from_json
+from hpckit.worker.settling import _end_time
 
 
 def spec(**sections):
@@ -55,6 +56,7 @@ def test_an_attempt_that_was_cut_off_counts_to_its_last_sign_of_life(tmp_path):
     (logs / "rank-0.pulse").touch()
     os.utime(logs / "rank-0.pulse", (now - 1800, now - 1800))
     assert hours_used([lost], 1) == pytest.approx(1.5, abs=0.01)
+    assert seconds_of(_end_time(None, lost)) == pytest.approx(now - 1800, abs=1)
 
 
 def test_a_site_s_ceilings_stand_above_every_spec(tmp_path):
