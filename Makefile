@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
-# More than two cores' worth: most tests wait for something.
+# More than two cores' worth: most tests wait for something. Each process has a cluster of its own.
 TEST_PROCESSES ?= 3
 TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
 
@@ -16,6 +16,7 @@ demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
 
 test: $(READY) slurm
+	@# Without groups this hands out test by test to whichever process is free.
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 check: lint test

@@ -21,14 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a fixture is run by one process: a file, and all that needs the one cluster.
-
-    The cluster's tests wait most and take longest, so that they begin first.
-    """
+    """The cluster's tests wait most and take longest, so that they begin first."""
     items.sort(key=lambda item: CLUSTER not in item.path.parents)
-    for item in items:
-        group = "cluster" if CLUSTER in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -313,7 +313,7 @@ def test_what_was_changed_before_and_is_still_in_force_is_told(run, monkeypatch)
 
 def test_a_restart_of_what_has_saved_nothing_says_that_it_begins_anew(run):
     done = restarting.Restarted(
-        job_id="2", plan=Plan(do="resubmit", reason=""), checkpoint=None, ends=None
+        job_id="2", plan=Plan(do="resubmit", reason=""), checkpoint=None, ends=None, in_force={}
     )
     assert _origin(run, done) == "the beginning: nothing is saved"
     # It may save yet.

@@ -1,4 +1,4 @@
-"""A real Slurm for the tests of this folder: one cluster a session, in a folder of its own."""
+"""A real Slurm for the tests of this folder: one cluster a process, in a folder of its own."""
 
 from __future__ import annotations
 
