@@ -84,7 +84,8 @@ class Layout:
 
     def make_folders(self) -> None:
         """Make what daemons expect to find, where it is missing."""
-        for name in ("log", "run", "munge", "state", *(f"spool/{node}" for node in NODES)):
+        spools = (f"spool/{node}" for node in NODES)
+        for name in ("db.tmp", "log", "run", "munge", "state", *spools):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         for node in NODES:
             make_devices(self.folder / "dev" / node, GPUS_PER_NODE)

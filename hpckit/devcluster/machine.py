@@ -20,8 +20,8 @@ PROGRAMS = (
     *("sacctmgr", "scancel", "scontrol", "sinfo", "squeue"),
 )
 OWN_NAMES = {
-    *("db", "db.broken", "db.new", "db.sock", "db.sock.lock", "dev", "etc", "lock", "log"),
-    *("munge", "run", "spool", "state"),
+    *("db", "db.broken", "db.new", "db.sock", "db.sock.lock", "db.tmp", "dev", "etc"),
+    *("lock", "log", "munge", "run", "spool", "state"),
 }
 LOOPBACK = "127.0.0.1"
 SOCKET_PATH_LIMIT = 107

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -132,10 +133,21 @@ def test_all_daemons_listen_on_loopback_only(slurm: DevCluster) -> None:
 # Kept whole
 
 
+def test_no_daemon_has_a_file_open_where_another_cluster_has_its_own(slurm: DevCluster) -> None:
+    ours = tuple(f"{path}/" for path in (slurm.folder, "/dev", "/proc", "/sys", sys.prefix))
+    files: list[str] = []
+    for pid in (daemon.pid for daemon in slurm.status().daemons if daemon.pid):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                files.append(os.readlink(link))
+    assert [path for path in files if path.startswith(str(slurm.folder))]
+    assert [path for path in files if path.startswith("/") and not path.startswith(ours)] == []
+
+
 def test_up_twice_starts_nothing_and_says_so(slurm: DevCluster) -> None:
     before = slurm.status().daemons
     again = hpckit_cluster("up", "--folder", str(slurm.folder))
-    assert (again.returncode, again.stdout) == (0, "")
+    assert (again.returncode, again.stdout) == (0, ""), again.stderr
     assert "already up" in again.stderr
     assert slurm.status().daemons == before
 
