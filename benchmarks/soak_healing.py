@@ -161,7 +161,8 @@ def until_step(training: Struck, step: int) -> int:
         newest = [each.step for each in told if (each.attempt, each.launch) == place[0]]
         return max(newest, default=0)
 
-    training.until(lambda: now() >= step or training.state is not None, f"step {step}", 240)
+    # A rank that is stopped in a save is known after five minutes only.
+    training.until(lambda: now() >= step or training.state is not None, f"step {step}", 480)
     return now()
 
 

@@ -272,7 +272,7 @@ def test_how_far_a_launch_came_is_what_its_ranks_said_last(run, monkeypatch):
     attempt = before(run)
 
     def poll():
-        (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 saving\n")
+        (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 saving 1\n")
         ends(attempt, 1)
         return True
 
@@ -326,7 +326,7 @@ def test_a_hang_that_is_only_to_be_told_is_told_once_and_ends_nothing(run, monke
     def passes(_):
         nonlocal now
         now += 5
-        (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 step\n")
+        (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 step 1\n")
         ends(attempt, 0)
 
     monkeypatch.setattr(watches.time, "time", lambda: now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,22 @@ class Looking:
         self.stalls = Stalls(after_s=after_s)
         self.now_s = 0.0
 
-    def after(self, seconds: float, *signs: Sign) -> Stall | None:
-        """What is said when ranks have stood so for so long."""
-        seen = dict(enumerate(signs))
-        found = self.stalls.look(self.now_s, seen)
+    def after(self, seconds: float, *signs: Sign, frozen: Sequence[int] = ()) -> Stall | None:
+        """What is said when ranks have stood so for so long, while the hearts of most beat."""
+        found = self._look(signs, frozen)
         until_s = self.now_s + seconds
         while self.now_s < until_s:
             self.now_s = min(self.now_s + self.stalls.every_s, until_s)
-            found = self.stalls.look(self.now_s, seen)
+            found = self._look(signs, frozen)
         return found
+
+    def _look(self, signs: Sequence[Sign], frozen: Sequence[int]) -> Stall | None:
+        beat = int(self.now_s) + 1
+        seen = {
+            rank: sign if rank in frozen else replace(sign, beat=beat)
+            for rank, sign in enumerate(signs)
+        }
+        return self.stalls.look(self.now_s, seen)
 
 
 def after(seconds: float, *signs: Sign, after_s: float | None = None) -> Stall | None:
@@ -63,6 +72,40 @@ def test_after_a_step_the_rest_of_the_body_may_take_long_unless_the_spec_says_ot
 
 def test_while_one_rank_validates_the_others_wait_for_it_within_their_step() -> None:
     assert after(100, step(5, "between"), step(6), after_s=2) is None
+
+
+@pytest.mark.parametrize("phase", ["between", "saving"])
+def test_a_process_that_is_frozen_is_not_waited_for_as_a_validation_or_a_save_is(
+    phase: str,
+) -> None:
+    """It may have said where it stood just before it went on to where it froze."""
+    looking = Looking(after_s=2)
+    signs = step(5), step(4, phase)
+    assert looking.after(LEAST_S, *signs, frozen=[1]) is None
+    stall = looking.after(1, *signs, frozen=[1])
+    assert stall is not None
+    assert str(stall) == "no sign of life for 301 s on rank 1, after step 4"
+
+
+def test_silence_is_borne_for_as_long_as_the_spec_says_and_as_it_was_before() -> None:
+    assert Looking(after_s=999).after(999, step(5, "between"), frozen=[0]) is None
+    looking = Looking()
+    looking.after(800, step(5, "saving"))
+    assert looking.after(800, step(6, "saving"), frozen=[0]) is None
+    assert looking.after(1, step(6, "saving"), frozen=[0]) is not None
+
+
+def test_a_rank_that_froze_after_its_first_beat_is_not_still_starting() -> None:
+    stall = after(3, step(5, "start"), step(51), after_s=2)
+    assert stall is not None
+    assert str(stall) == "no step for 3 s on rank 0, after step 5"
+    # Others have loaded the same state, and wait in their first step.
+    assert after(SLOW_S, step(0, "start"), step(50, "start"), after_s=2) is None
+    assert after(SLOW_S, step(50, "start"), step(51), after_s=2) is None
+
+
+def test_before_its_first_steps_a_process_may_be_silent_for_long() -> None:
+    assert Looking().after(SLOW_S, step(0, "start"), frozen=[0]) is None
 
 
 def test_the_specs_word_stands_above_what_is_learned() -> None:
@@ -130,8 +173,9 @@ def test_nobody_who_says_nothing_hangs() -> None:
 
 
 def test_half_a_sign_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "rank-0.pulse").write_text("812 step\n")
+    (tmp_path / "rank-0.pulse").write_text("812 step 9\n")
     (tmp_path / "rank-1.pulse").write_text("81")
     (tmp_path / "rank-2.pulse").write_text("")
     (tmp_path / "rank-3.pulse").write_text("812 st")
-    assert signs_in(tmp_path, 5) == {0: step(812)}
+    (tmp_path / "rank-4.pulse").write_text("812 step 1")
+    assert signs_in(tmp_path, 6) == {0: Sign(step=812, phase="step", beat=9)}

@@ -1,8 +1,9 @@
 """A rank's sign of life, for whoever watches it; and its end, once another one serves the run.
 
-A thread of its own: it writes where the training stands when that has changed, so a training that
-hangs shows by a file that stays as it is. Python's stacks of all threads go beside it when the
-process gets SIGABRT, even while the main thread waits in C.
+A thread of its own: it writes where the training stands and counts its beats, so a training that
+hangs shows by a step that stays as it is, and a process that is frozen by its beat. Python's
+stacks of all threads go beside it when the process gets SIGABRT, even while the main thread waits
+in C.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Pulse:
     def __init__(self, path: Path, look: Callable[[], tuple[int, str]]) -> None:
         self._path = path
         self._look = look
-        self._said = ""
+        self._beats = 0
         # What was seen before must not be written after what was seen later.
         self._lock = threading.Lock()
 
@@ -56,6 +57,7 @@ class Pulse:
         while True:
             if served_by_another(self._run_dir, *self._place):
                 self._end()
+            self._beats += 1
             self.say()
             time.sleep(EVERY_S)
 
@@ -63,10 +65,7 @@ class Pulse:
         """Write where the training stands; a process that is about to end beats no more."""
         with contextlib.suppress(Exception), self._lock:
             step, phase = self._look()
-            said = f"{step} {phase}\n"
-            if said != self._said:
-                self._path.write_text(said)
-                self._said = said
+            self._path.write_text(f"{step} {phase} {self._beats}\n")
 
     @staticmethod
     def _end() -> None:

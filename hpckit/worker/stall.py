@@ -17,6 +17,9 @@ SLOW_S = 1800.0
 START, WITHIN, AFTER, LOG = "start", "step", "after", "log"
 # Where the spec's own word counts.
 IN_LOOP = {WITHIN, AFTER}
+# Where nothing holds up all threads of a process for long: before its first steps a program may
+# read for minutes what it trains on.
+UNBEATEN = {START, LOG}
 # Not more often than the worker looks at anything, and of many ranks these are many files.
 OFTEN_S, SELDOM_S = 1.0, 5.0
 # How far apart a program's lines are, or an attached one's steps, nobody knows before it was seen
@@ -30,6 +33,11 @@ class Sign:
 
     step: int
     phase: str
+    beat: int = 0
+
+    @property
+    def place(self) -> tuple[int, str]:
+        return self.step, self.phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +49,12 @@ class Stall:
     phase: str
     for_s: float
     usual_s: float
+    is_frozen: bool = False
 
     def __str__(self) -> str:
         what = "no step" if self.phase in IN_LOOP else f"no sign of progress ({self.phase})"
+        if self.is_frozen:
+            what = "no sign of life"
         return f"{what} for {self.for_s:.0f} s on rank {self.rank}, after step {self.step}"
 
 
@@ -58,6 +69,7 @@ class Stalls:
     after_s: float | None = None
     _looked_s: float | None = None
     _for_s: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    _silent_s: dict[int, float] = field(default_factory=lambda: defaultdict(float))
     _intervals: Counter[int] = field(default_factory=Counter)
     _last: dict[int, Sign] = field(default_factory=dict)
     # The longest that was waited for a step, within the loop and elsewhere.
@@ -91,31 +103,54 @@ class Stalls:
     def _take(self, passed_s: float, rank: int, sign: Sign) -> None:
         before = self._last.get(rank)
         self._for_s[rank] += passed_s
+        self._silent_s[rank] += passed_s
         if before == sign:
+            return
+        self._last[rank], self._silent_s[rank] = sign, 0.0
+        if before is not None and before.place == sign.place:
             return
         if before is not None and before.phase != START:
             within = before.phase == WITHIN
             self._longest[within] = max(self._longest[within], self._for_s[rank])
             self._intervals[rank] += 1
-        self._last[rank], self._for_s[rank] = sign, 0.0
+        self._for_s[rank] = 0.0
 
     def _stall(self, rank: int) -> Stall | None:
         sign, for_s = self._last[rank], self._for_s[rank]
-        usual_s = self._longest[sign.phase == WITHIN]
-        if for_s <= self._patience_s(rank, sign, usual_s):
-            return None
-        return Stall(rank=rank, step=sign.step, phase=sign.phase, for_s=for_s, usual_s=usual_s)
+        phase = self._phase(sign)
+        usual_s = self._longest[phase == WITHIN]
+        is_frozen = False
+        if for_s <= self._patience_s(rank, phase, usual_s):
+            # Where it stood when it froze is not known: its word is a beat old.
+            for_s = self._silent_s[rank]
+            patience_s = max(LEAST_S, self.after_s or 0.0, usual_s)
+            is_frozen = phase not in UNBEATEN and for_s > patience_s
+            if not is_frozen:
+                return None
+        return Stall(
+            rank=rank,
+            step=sign.step,
+            phase=phase,
+            for_s=for_s,
+            usual_s=usual_s,
+            is_frozen=is_frozen,
+        )
 
-    def _patience_s(self, rank: int, sign: Sign, usual_s: float) -> float:
+    def _phase(self, sign: Sign) -> str:
+        """Ranks begin together: one that froze after its first beat still says that it starts."""
+        newest = max(each.step for each in self._last.values())
+        return WITHIN if sign.phase == START and sign.step + 1 < newest else sign.phase
+
+    def _patience_s(self, rank: int, phase: str, usual_s: float) -> float:
         # While one validates the others wait for it, within their step.
-        phases = {each.phase for each in self._last.values()}
+        phases = {self._phase(each) for each in self._last.values()}
         if phases <= IN_LOOP and self.after_s is not None:
             return self.after_s
         if phases == {WITHIN}:
             return max(LEAST_S, TIMES * usual_s)
-        if sign.phase == LOG and self.after_s is not None:
+        if phase == LOG and self.after_s is not None:
             return self.after_s
-        if sign.phase == LOG and self._intervals[rank] < LEAST_INTERVALS:
+        if phase == LOG and self._intervals[rank] < LEAST_INTERVALS:
             return math.inf
         return max(SLOW_S, self.after_s or 0.0, 3 * usual_s)
 
@@ -126,6 +161,7 @@ def signs_in(logs: Path, ranks: int) -> dict[int, Sign]:
     for rank in range(ranks):
         with contextlib.suppress(OSError):
             words = (logs / f"rank-{rank}.pulse").read_text().split(" ")
-            if len(words) == 2 and words[0].isdigit() and words[1].endswith("\n"):
-                found[rank] = Sign(step=int(words[0]), phase=words[1].strip())
+            step, phase, beat = words if len(words) == 3 else ("", "", "")
+            if step.isdigit() and beat.endswith("\n") and beat[:-1].isdigit():
+                found[rank] = Sign(step=int(step), phase=phase, beat=int(beat))
     return found

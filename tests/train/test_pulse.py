@@ -16,7 +16,7 @@ import pytest
 from hpckit.files import write_json
 from hpckit.run import IDENTITY, identity, served_by_another
 from hpckit.spec import spec_from_json
-from hpckit.train.pulse import FENCED, Pulse
+from hpckit.train.pulse import EVERY_S, FENCED, Pulse
 
 RANK = """
 import sys, threading, time
@@ -28,7 +28,7 @@ Pulse(pulse, lambda: (step, "step")).start(
     {"HPCKIT_RUN_DIR": str(run), "HPCKIT_ATTEMPT": "2", "HPCKIT_LAUNCH": "1"}
 )
 while True:
-    step += 1
+    step = min(step + 1, 50)
     time.sleep(0.02)
 """
 
@@ -61,9 +61,25 @@ def until(look: Callable[[], object]) -> None:
 def test_it_says_how_far_it_has_come(run: Path, rank: subprocess.Popen[str]) -> None:
     first = (run / "rank-0.pulse").read_text()
     until(lambda: (run / "rank-0.pulse").read_text() not in ("", first))
-    step, phase = (run / "rank-0.pulse").read_text().split()
+    step, phase, _ = (run / "rank-0.pulse").read_text().split()
     assert int(step) > 0
     assert phase == "step"
+
+
+def test_its_beats_show_that_it_lives_though_it_comes_to_no_step(
+    run: Path, rank: subprocess.Popen[str]
+) -> None:
+    def beats() -> int:
+        words = (run / "rank-0.pulse").read_text().split()
+        return int(words[2]) if words[:2] == ["50", "step"] else 0
+
+    until(beats)
+    before = beats()
+    until(lambda: beats() > before)
+    os.kill(rank.pid, signal.SIGSTOP)
+    before = beats()
+    time.sleep(2 * EVERY_S)
+    assert beats() == before
 
 
 @pytest.mark.parametrize("later", ["attempts/003", "attempts/002/logs/launch-2"])
@@ -131,7 +147,7 @@ def test_a_process_that_ends_its_training_says_so_at_once(run: Path) -> None:
         text=True,
         timeout=60,
     )
-    assert "10 between" in done.stdout.splitlines(), done.stderr
+    assert done.stdout.startswith("10 between "), done.stderr
 
 
 def test_who_serves_a_run_is_told_by_its_folders(run: Path) -> None:
