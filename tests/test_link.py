@@ -327,13 +327,17 @@ def test_a_hang_that_is_only_to_be_told_is_told_once_and_ends_nothing(run, monke
         nonlocal now
         now += 5
         (attempt.dir / "logs/launch-1/rank-0.pulse").write_text("53 step 1\n")
-        ends(attempt, 0)
+
+    def is_over():
+        if now > 1e6 + 200:
+            ends(attempt, 0)
+        return now > 1e6 + 200
 
     monkeypatch.setattr(watches.time, "time", lambda: now)
     monkeypatch.setattr(watches.time, "monotonic", lambda: now)
     monkeypatch.setattr(watches.time, "sleep", passes)
     heal = {"hang": {"do": "tell", "after": "1m"}}
-    watch = watching(run, attempt, monkeypatch, lambda: now > 1e6 + 200, heal=heal)
+    watch = watching(run, attempt, monkeypatch, is_over, heal=heal)
     assert watch.serve().state == "done"
     told = [e.data["incident"] for e in run.ledger().events() if e.kind == "incident"]
     assert [each["said"] for each in told] == ["hang: no step for 65 s on rank 0, after step 53"]

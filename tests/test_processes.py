@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,13 @@ from hpckit.worker.processes import SlurmStep
 from hpckit.worker.rank_script import Layout
 
 # Slurm 22.05, when one of two nodes had no rank left; the other one's rank had been told.
+BUSY = "srun: error: Unable to create step for job 10: Requested nodes are busy"
+NEVER = (
+    "srun: error: Unable to create step for job 10: Invalid generic resource (gres) specification"
+)
 ONE_NODE_LEFT = "scancel: error: Kill job error on job step id 10: Invalid job id specified"
 AWAY = "scancel: error: Kill job error on job step id 10.0: Unable to contact slurm controller"
+LAYOUT = Layout(nodes=2, per_node=1, master_address="n1", master_port=1)
 
 
 @pytest.fixture
@@ -28,8 +34,7 @@ def step(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "10")
     (tools / "srun").write_text("#!/bin/bash\nexec sleep 60\n")
     (tools / "srun").chmod(0o755)
-    layout = Layout(nodes=2, per_node=1, master_address="n1", master_port=1)
-    made = SlurmStep(layout, logs)
+    made = SlurmStep(LAYOUT, logs)
 
     def answer(said, code):
         text = f"#!/bin/bash\necho $* >> {tools}/calls\necho '{said}' >&2\nexit {code}\n"
@@ -52,6 +57,41 @@ def test_nobody_is_told_before_every_node_has_started_its_ranks(step):
     (logs / "rank-1.log").touch()
     assert made.signal(signal.SIGTERM)
     assert calls.read_text() == "--signal=TERM 10.0\n"
+
+
+def started_by(srun, tmp_path, monkeypatch):
+    """A step whose srun is this script, and waits a second for it."""
+    monkeypatch.setattr("hpckit.worker.processes.PATIENCE_S", 1.5)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "srun").write_text(f"#!/bin/bash\necho x >> {tmp_path}/tries\n{srun}\n")
+    (tmp_path / "srun").chmod(0o755)
+    return SlurmStep(LAYOUT, tmp_path)
+
+
+def tries(step, folder):
+    end = time.monotonic() + 20
+    while not step.poll():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return len((folder / "tries").read_text().split())
+
+
+def test_srun_is_asked_anew_where_it_waited_for_its_step_in_vain(tmp_path, monkeypatch):
+    """One that waits does not hear for two minutes that a slurmctld is back."""
+    busy = f"[ $(wc -l < {tmp_path}/tries) = 3 ] && exit 0; sleep 1; echo '{BUSY}' >&2; exit 1"
+    assert tries(started_by(busy, tmp_path, monkeypatch), tmp_path) == 3
+    assert (tmp_path / "srun.log").read_text() == ""
+
+
+@pytest.mark.parametrize("srun", [f"echo '{NEVER}' >&2; exit 1", "sleep 1; exit 1"])
+def test_what_does_not_pass_and_a_launch_that_ended_are_not_asked_anew(tmp_path, monkeypatch, srun):
+    assert tries(started_by(srun, tmp_path, monkeypatch), tmp_path) == 1
+
+
+def test_a_launch_that_is_to_end_before_it_began_is_not_asked_anew(tmp_path, monkeypatch):
+    step = started_by(f"sleep 1; echo '{BUSY}' >&2; exit 1", tmp_path, monkeypatch)
+    assert not step.signal(signal.SIGTERM)
+    assert tries(step, tmp_path) == 1
 
 
 @pytest.mark.parametrize(("said", "is_told"), [(ONE_NODE_LEFT, True), (AWAY, False)])

@@ -87,6 +87,25 @@ def test_a_process_that_is_frozen_is_not_waited_for_as_a_validation_or_a_save_is
     assert str(stall) == "no sign of life for 301 s on rank 1, after step 4"
 
 
+def test_a_rank_that_is_frozen_within_its_step_does_not_wait_for_one_that_validates() -> None:
+    stall = Looking(after_s=2).after(3, step(5, "between"), step(5), frozen=[1])
+    assert stall is not None
+    assert str(stall) == "no sign of life for 3 s on rank 1, after step 5"
+
+
+def test_a_rank_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """Rank 0 may go on for long after the others are done."""
+    for rank in (0, 1):
+        (tmp_path / f"rank-{rank}.pulse").write_text("9 between 4\n")
+    (tmp_path / "rank-1.exit").write_text("0 program untold -\n")
+    ended = signs_in(tmp_path, 2)[1]
+    assert ended.has_ended
+    assert Looking().after(SLOW_S, step(9, "between"), ended, frozen=[1]) is None
+    stall = Looking().after(SLOW_S + 1, step(9, "between"), ended, frozen=[1])
+    assert stall is not None
+    assert stall.rank == 0
+
+
 def test_silence_is_borne_for_as_long_as_the_spec_says_and_as_it_was_before() -> None:
     assert Looking(after_s=999).after(999, step(5, "between"), frozen=[0]) is None
     looking = Looking()

@@ -16,6 +16,8 @@ from hpckit.worker.rank_script import RANK, Layout
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
+# So long one srun waits for its step, while the one before it ends.
+PATIENCE_S = 10
 # An allocation's own task counts would make the nested srun start too few ranks.
 ALLOCATION_ONLY = (
     "SLURM_NTASKS",
@@ -141,7 +143,11 @@ def _moment(word: str) -> float:
 def srun_command(layout: Layout, logs: Path, *, foreground: bool = False) -> list[str]:
     """The step that starts every rank; when one fails, Slurm ends the others."""
     # % begins a pattern in an output path: two are one.
-    output = ["--input=none", f"--output={str(logs).replace('%', '%%')}/rank-%t.log"]
+    watched = [
+        "--input=none",
+        f"--output={str(logs).replace('%', '%%')}/rank-%t.log",
+        f"--immediate={PATIENCE_S}",
+    ]
     return [
         "srun",
         f"--nodes={layout.nodes}",
@@ -157,7 +163,7 @@ def srun_command(layout: Layout, logs: Path, *, foreground: bool = False) -> lis
         "--cpu-bind=none",
         "--mpi=none",
         "--unbuffered",
-        *([] if foreground else output),
+        *([] if foreground else watched),
         "bash",
         str(logs / RANK),
     ]

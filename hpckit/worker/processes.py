@@ -12,13 +12,15 @@ from pathlib import Path
 
 from hpckit.errors import SchedulerSilent
 from hpckit.scheduler.slurm import GONE, run_tool
-from hpckit.worker.launch import allocation_environment, rank_environment, srun_command
+from hpckit.worker.launch import PATIENCE_S, allocation_environment, rank_environment, srun_command
 from hpckit.worker.rank_script import RANK, Layout
 
 OTHERS_GRACE_S = 10
 TELL_S = 30.0
 # A node that has not started its ranks by then may never do so: then the others are told.
 LAUNCH_S = 60.0
+# What srun ends with when Slurm gave it no step in time.
+NO_STEP = "Unable to create step"
 
 
 class SlurmStep:
@@ -27,14 +29,35 @@ class SlurmStep:
     def __init__(self, layout: Layout, logs: Path) -> None:
         self._logs = logs
         self._world_size = layout.world_size
+        self._command = srun_command(layout, logs)
+        self._is_told = False
+        self._start()
+
+    def _start(self) -> None:
         self._began = time.monotonic()
-        command = srun_command(layout, logs)
-        self._srun = _detached(command, allocation_environment(), logs / "srun.log")
+        self._srun = _detached(self._command, allocation_environment(), self._logs / "srun.log")
 
     def poll(self) -> bool:
-        return self._srun.poll() is not None
+        if self._srun.poll() is None:
+            return False
+        with contextlib.suppress(OSError):
+            if self._was_put_off():
+                (self._logs / "srun.log").unlink()
+                self._start()
+                return False
+        return True
+
+    def _was_put_off(self) -> bool:
+        """Whether srun waited for its step in vain; a new one may get it at once.
+
+        One that waits on is not told that slurmctld is back until two minutes later.
+        """
+        if self._is_told or time.monotonic() - self._began < PATIENCE_S - 1:
+            return False
+        return NO_STEP in (self._logs / "srun.log").read_text(errors="replace")
 
     def signal(self, number: int) -> bool:
+        self._is_told = True
         # Not through srun: it answers SIGTERM by killing the ranks, which then cannot save.
         step = self._step()
         if step is None or not self._is_launched():

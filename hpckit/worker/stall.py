@@ -34,6 +34,8 @@ class Sign:
     step: int
     phase: str
     beat: int = 0
+    # By its own last word; others may go on for long.
+    has_ended: bool = False
 
     @property
     def place(self) -> tuple[int, str]:
@@ -117,14 +119,14 @@ class Stalls:
 
     def _stall(self, rank: int) -> Stall | None:
         sign, for_s = self._last[rank], self._for_s[rank]
+        if sign.has_ended:
+            return None
         phase = self._phase(sign)
         usual_s = self._longest[phase == WITHIN]
         is_frozen = False
         if for_s <= self._patience_s(rank, phase, usual_s):
-            # Where it stood when it froze is not known: its word is a beat old.
             for_s = self._silent_s[rank]
-            patience_s = max(LEAST_S, self.after_s or 0.0, usual_s)
-            is_frozen = phase not in UNBEATEN and for_s > patience_s
+            is_frozen = phase not in UNBEATEN and for_s > self._silence_s(phase, usual_s)
             if not is_frozen:
                 return None
         return Stall(
@@ -135,6 +137,13 @@ class Stalls:
             usual_s=usual_s,
             is_frozen=is_frozen,
         )
+
+    def _silence_s(self, phase: str, usual_s: float) -> float:
+        """How long a heart may stand still: who waits for others, or validates, is alive."""
+        if phase in IN_LOOP and self.after_s is not None:
+            return self.after_s
+        # Where it stood when it froze is not known: its word is a beat old.
+        return max(LEAST_S, self.after_s or 0.0, usual_s)
 
     def _phase(self, sign: Sign) -> str:
         """Ranks begin together: one that froze after its first beat still says that it starts."""
@@ -160,8 +169,14 @@ def signs_in(logs: Path, ranks: int) -> dict[int, Sign]:
     found = {}
     for rank in range(ranks):
         with contextlib.suppress(OSError):
-            words = (logs / f"rank-{rank}.pulse").read_text().split(" ")
+            at = logs / f"rank-{rank}"
+            words = at.with_suffix(".pulse").read_text().split(" ")
             step, phase, beat = words if len(words) == 3 else ("", "", "")
             if step.isdigit() and beat.endswith("\n") and beat[:-1].isdigit():
-                found[rank] = Sign(step=int(step), phase=phase, beat=int(beat))
+                found[rank] = Sign(
+                    step=int(step),
+                    phase=phase,
+                    beat=int(beat),
+                    has_ended=at.with_suffix(".exit").exists(),
+                )
     return found
