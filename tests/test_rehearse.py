@@ -302,7 +302,13 @@ def test_what_can_be_rehearsed_where(stage, cannot):
 def test_the_library_is_looked_for_in_the_jobs_own_files(job):
     spec = job("python train.py")
     script, root = spec.parent / "train.py", spec.parent / "runs"
-    for text, found in (("import torch\n# import hpckit\n", False), ("from hpckit import x", True)):
+    texts = {
+        "import torch\n# import hpckit\n": False,
+        "import torch  # , hpckit": False,
+        "from hpckit import x": True,
+        "import time, torch, hpckit": True,
+    }
+    for text, found in texts.items():
         script.write_text(text)
         assert has_session(load_spec(spec), spec.parent, root) is found
     (spec.parent / ".hpckitignore").write_text("train.py\n")

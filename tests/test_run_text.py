@@ -14,7 +14,7 @@ from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.monitor.readings.writer import ReadingsWriter
 from hpckit.spec import spec_from_json
-from hpckit.status.state import State, facts_of
+from hpckit.status.state import CANCEL_AGAIN, State, facts_of
 from hpckit.status.view import describe
 from tests.made_runs import begin, make_run
 
@@ -135,6 +135,13 @@ def test_a_restart_that_was_asked_for_is_told_until_it_has_begun(run):
     text = shown(run, "running")
     assert "asked:" not in text
     assert "lr=0.001 (now 0.0005)  seed=1" in text
+
+
+def test_a_cancel_that_slurm_has_not_heard_is_something_to_do(run):
+    restarted(run)
+    text = shown(run, "running", CANCEL_AGAIN)
+    assert f"For you to do: hpckit cancel {run.id}, once Slurm answers." in text
+    assert "Nothing for you" not in text
 
 
 def test_a_change_that_makes_no_sense_hides_nothing(run):

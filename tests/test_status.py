@@ -19,6 +19,7 @@ from hpckit.scheduler.base import Cause, Phase
 from hpckit.scheduler.local_state import Process
 from hpckit.spec import spec_from_json
 from hpckit.status.state import (
+    CANCEL_AGAIN,
     LOST,
     Answer,
     Facts,
@@ -195,7 +196,7 @@ def test_an_attempt_that_lives_is_running_though_slurm_keeps_silent(run):
     assert decided(fact, silent="no answer").state == "unknown"
     (attempt.dir / "heartbeat").touch()
     found = decided(fact, silent="no answer")
-    assert (found.words, found.is_unheard) == ("running: no answer", False)
+    assert (found.words, found.is_unheard) == ("running: no answer", True)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +243,10 @@ def test_half_a_sweep_that_was_never_sent_is_told_apart_from_the_half_that_was(t
 def test_a_cancel_that_was_not_heard_is_told(run):
     wished = facts(run, *SUBMITTED, event("cancel"))
     assert "cancel it again" in decided(wished, job(phase=Phase.RUNNING)).reason
+    attempt = run.claim_attempt({"job_id": "1_1"})
+    (attempt.dir / "heartbeat").touch()
+    alive = facts(run, *SUBMITTED, event("cancel"), attempts=[attempt])
+    assert decided(alive, silent="no answer").reason == CANCEL_AGAIN
 
 
 def test_a_wait_that_will_never_end_is_told(run):

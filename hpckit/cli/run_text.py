@@ -10,7 +10,7 @@ from hpckit.clock import local_words
 from hpckit.paint import duration, harmless, paint, short, table
 from hpckit.scheduler.base import Cause
 from hpckit.spec.parts import INFRASTRUCTURE
-from hpckit.status.state import FOREGROUND
+from hpckit.status.state import CANCEL_AGAIN, FOREGROUND
 
 Told = dict[str, Any]
 # Incidents that a person is shown; --json has all.
@@ -129,6 +129,8 @@ def _healthy(told: Told) -> int:
 def _to_do(told: Told) -> str:
     run = told["run"]
     ended = told["state"] in ("stopped", "failed")
+    if told["reason"] == CANCEL_AGAIN:
+        return f"For you to do: hpckit cancel {run}, once Slurm answers."
     if ended and told["limit_reached"]:
         return f"For you to do: hpckit submit --from {run} for a new run, or let it be."
     if ended and told["scheduler"] == FOREGROUND:

@@ -20,8 +20,8 @@ OF_OPTIMIZERS = {"clip", "lr"}
 def apply(change: Change, value: Any) -> Any:
     """The value after the change. What is not there (None) cannot be multiplied and stays so.
 
-    No factor crosses a bound, and a value that is already beyond it stays where it is. Of `lr`
-    the value is the factor on top of the schedule, which begins at 1.
+    No factor crosses a bound, and a value that is already beyond it stays where it is. Where `lr`
+    is multiplied, the value is the factor on top of the schedule, which begins at 1.
     """
     if change.times is None:
         return _bounded(change, change.to)

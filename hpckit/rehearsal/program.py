@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
 
-IMPORT = re.compile(r"^\s*(?:import|from)\s+hpckit\b", re.MULTILINE)
+IMPORT = re.compile(r"^\s*(?:import\s+(?:[^#\n]*,\s*)?|from\s+)hpckit\b", re.MULTILINE)
 
 
 def has_session(spec: JobSpec, source: Path, root: Path) -> bool:

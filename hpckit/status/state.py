@@ -39,6 +39,7 @@ NEVER = {
     "QOSNotAllowed",
 }
 KILLED = "hpckit run was killed"
+CANCEL_AGAIN = "a cancel is written down that Slurm has not heard: cancel it again"
 LOST = "left the queue, and accounting does not know it"
 # Three heartbeats.
 SILENT_S = 90.0
@@ -52,7 +53,7 @@ class State:
     reason: str = ""
     next: dict[str, Any] | None = None
     ends_by: str | None = None
-    # Unknown, as the scheduler did not answer: it may yet.
+    # The scheduler did not answer: it may yet say otherwise.
     is_unheard: bool = False
 
     @property
@@ -232,8 +233,7 @@ def answer_for(scheduler: Scheduler) -> Answer:
 
 def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) -> State:
     """The state of a run that has not written its own end."""
-    unheard = "a cancel is written down that Slurm has not heard: cancel it again"
-    wish = unheard if facts.cancelled else ""
+    wish = CANCEL_AGAIN if facts.cancelled else ""
     alive = [job for job in jobs if job.phase in (Phase.RUNNING, Phase.ENDING)]
     for job in _of_newest(facts, alive):
         reason = "ending" if job.phase is Phase.ENDING else wish or job.reason
@@ -241,7 +241,8 @@ def decide(facts: Facts, jobs: Sequence[JobStatus], answer: Answer, now: float) 
             reason = f"{job.raw_state.lower()} by an administrator"
         return State(state="running", reason=_words(reason), ends_by=job.ends_by)
     if alive or shows_life(facts, jobs, now):
-        return State(state="running", reason=answer.silent or "")
+        unheard = answer.silent is not None
+        return State(state="running", reason=wish or answer.silent or "", is_unheard=unheard)
     if answer.silent is not None:
         return State(state="unknown", reason=answer.silent, is_unheard=True)
     waiting = next((job for job in jobs if job.phase is Phase.PENDING), None)

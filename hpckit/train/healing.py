@@ -115,9 +115,8 @@ class Healer:
                 none = "no clip" + of + ": no norm is usual yet"
                 said.append(none if new is None else told("clip" + of, old, new))
             if "lr" in plan.changes:
-                before = watched.rate
-                watched.rate = float(apply(plan.changes["lr"], watched.rate))
-                rate = (rates or {}).get(name, _rate(watched.optimizer))
+                before, rate = watched.rate, (rates or {}).get(name, _rate(watched.optimizer))
+                watched.rate = _factor(plan.changes["lr"], before, rate)
                 if rate is not None:
                     said.append(told("lr" + of, before * rate, watched.rate * rate))
         return said
@@ -161,6 +160,13 @@ def _change_clip(clip: Clip, change: Change, usual: float | None) -> tuple[Any, 
         return old, clip.norm
     clip.tighten(change.times, least=float(change.min or 0.0))
     return old, clip.limit()
+
+
+def _factor(change: Change, before: float, rate: float | None) -> float:
+    """What goes on top of the schedule's own rate; set to a rate, what makes that of it now."""
+    if change.times is not None:
+        return float(apply(change, before))
+    return float(apply(change, None)) / rate if rate else before
 
 
 def _rate(optimizer: Any) -> float | None:

@@ -241,6 +241,19 @@ def test_the_rate_that_is_told_is_that_of_the_state_that_is_gone_back_to(
     assert changed == f"lr {at:.6g} -> {at / 2:.6g}"
 
 
+def test_a_rate_is_set_to_what_was_said_and_scheduled_on_from_there(life: Lives) -> None:
+    run = life.begin(
+        checkpoint={"every": "1000 steps", "confirm_steps": 10},
+        heal={"explosion": {"change": {"lr": "=0.002"}}},
+    )
+    training = Training(run, epochs=6)
+    strike(run, 35, onset=25)
+    training.go()
+    (changed,) = (x for x in life.events("rollback")[0].data["changed"] if x.startswith("lr"))
+    assert changed == f"lr {0.01 * 0.99**20:.6g} -> 0.002"
+    assert run.stepper.watched["main"].rate == pytest.approx(0.002 / (0.01 * 0.99**20))
+
+
 # Several loops.
 
 
