@@ -185,7 +185,11 @@ def test_at_the_time_limit_the_program_saves_and_the_next_attempt_goes_on(cli, j
 
 def test_an_attempt_s_end_leaves_a_stopped_run_when_no_attempt_is_left(cli, job):
     spec = job('"sleep 60"', "limits: {attempts: 1}")
-    run = submit(cli, spec)[0]["run"]
+    said = cli("submit", spec, "--cluster", "local", cwd=spec.parent).stdout
+    assert "; one attempt\n" in said
+    assert ", 1 attempt\n" in said
+    assert "then the next attempt starts" not in said
+    run = said.split()[0]
     told = wait_for(cli, run, spec.parent, until=lambda told: told["attempts"])
     time.sleep(0.5)
     os.kill(worker_pid(told), signal.SIGUSR2)

@@ -63,7 +63,9 @@ def _asks(plan: SubmissionPlan) -> str:
     gpus = f" x {asked.gpus} GPU" + ("s" if asked.gpus > 1 else "") if asked.gpus else ""
     memory = f", {size(asked.memory)} a node" if asked.memory else ""
     attempts = plan.spec.limits.attempts
-    links = "one attempt a point" if plan.is_sweep else f"up to {attempts} attempts, one at a time"
+    links = "one attempt" if attempts == 1 else f"up to {attempts} attempts, one at a time"
+    if plan.is_sweep:
+        links = "one attempt a point"
     from hpckit.units import format_duration
 
     return f"{nodes}{gpus}{memory}, {format_duration(asked.time)}; {links}"
@@ -104,13 +106,15 @@ def _limits(spec: JobSpec) -> str:
     total = f", {format_duration(limits.total)} after submission" if limits.total else ""
     a_point = " a point" if spec.sweep is not None else ""
     hours = f"{limits.gpu_hours:g} {unit_name(spec)}{a_point}"
-    attempts = "" if spec.sweep is not None else f", {limits.attempts} attempts"
+    count = f", {limits.attempts} attempt" + ("s" if limits.attempts > 1 else "")
+    attempts = "" if spec.sweep is not None else count
     return f"at most {hours}{attempts}{total}"
 
 
 def _ends(plan: SubmissionPlan) -> str:
     told = f"{lead_s(plan.spec)} s before the time limit the program gets SIGTERM, to save and end"
-    return told if plan.is_sweep else f"{told}; then the next attempt starts"
+    goes_on = not plan.is_sweep and plan.spec.limits.attempts > 1
+    return f"{told}; then the next attempt starts" if goes_on else told
 
 
 def _points(plan: SubmissionPlan) -> None:
