@@ -8,7 +8,7 @@ stopped it. Where the run went on from says the training that did (`resumed`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpckit.heal.budget import BY_HAND
@@ -26,11 +26,9 @@ def history_of(events: Iterable[Event]) -> list[Past]:
         data = event.data
         if event.kind in ("rollback", "restart") and "plan" in data:
             past = _past(data)
-            if event.kind == "rollback" and _is_asked_for(past, history):
-                # What a person asked for was carried out.
-                history.pop()
             history = closed(history, past.incident.step, data.get("saved"))
-            history.append(past)
+            is_done = event.kind == "rollback"
+            history = carried_out(history, past) if is_done else [*history, past]
             goes_on = event.kind == "restart"
         elif event.kind == "resumed" and goes_on and history:
             history[-1] = dataclasses.replace(history[-1], step=int(data["step"]))
@@ -50,11 +48,6 @@ def tells_incident(event: Event) -> bool:
     return event.kind == "incident" or about.get("kind") not in (None, BY_HAND, "time_limit")
 
 
-def _is_asked_for(past: Past, history: list[Past]) -> bool:
-    by_hand = past.incident.kind == BY_HAND
-    return by_hand and bool(history) and history[-1].incident == past.incident
-
-
 def _past(data: Mapping[str, Any]) -> Past:
     incident = Incident.from_json(data["incident"])
     # Of a restart it is not known yet: from what is saved, or where nothing is known from there.
@@ -66,6 +59,19 @@ def _past(data: Mapping[str, Any]) -> Past:
         healthy=0,
         usual=data.get("usual", {}),
     )
+
+
+def carried_out(history: Sequence[Past], past: Past) -> list[Past]:
+    """With what was done. What persons asked for stands in it already, and is done with it."""
+    found: list[Past] = []
+    is_there = False
+    for each in history:
+        if each.incident.kind == BY_HAND:
+            each = dataclasses.replace(each, usual=each.usual or past.usual)
+            if each.incident == past.incident:
+                is_there, each = True, dataclasses.replace(each, step=past.step)
+        found.append(each)
+    return found if is_there else [*found, past]
 
 
 def closed(history: list[Past], step: int, saved: int | None = None) -> list[Past]:

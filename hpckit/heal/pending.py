@@ -76,6 +76,11 @@ def named(events: Sequence[Event], answer: str) -> str | None:
     return next((each.checkpoint for each in _open(events, answer) if each.is_by_hand), None)
 
 
+def wishes(events: Sequence[Event]) -> list[Pending]:
+    """What persons asked for and no training has told of: one may overtake another."""
+    return [each for each in _open(events, "rollback", "stopped") if each.is_by_hand]
+
+
 def is_a_session(spec: JobSpec, events: Sequence[Event]) -> bool:
     """Whether the training itself goes on, goes back and changes; of a command its past says so."""
     if spec.program.trainer is not None:

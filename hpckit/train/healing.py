@@ -11,9 +11,8 @@ from hpckit.checkpoint.lineage import believed
 from hpckit.errors import UsageError
 from hpckit.heal import Past, Plan, Rules, decide
 from hpckit.heal.changes import apply, get_path, told
-from hpckit.heal.history import closed, history_of
+from hpckit.heal.history import carried_out, closed, history_of
 from hpckit.heal.in_force import change_params
-from hpckit.heal.pending import pending
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.spec.parts import INFRASTRUCTURE, Change
@@ -60,12 +59,7 @@ class Healer:
 
     def remember(self, events: Sequence[Event]) -> None:
         """What attempts and launches before this one did, by the ledger."""
-        events = believed(events)
-        self.history = history_of(events)
-        waiting = pending(events)
-        if waiting is not None and waiting.is_by_hand:
-            # It is in force when it was carried out.
-            self.history = [past for past in self.history if past.incident != waiting.incident]
+        self.history = history_of(believed(events))
 
     def recall(self, events: Sequence[Event]) -> None:
         """The same once more, by what rank 0 has read."""
@@ -77,7 +71,7 @@ class Healer:
 
     def done(self, incident: Incident, plan: Plan, step: int, usual: Mapping[str, float]) -> None:
         made = Past(incident=incident, plan=plan, step=step, healthy=0, usual=usual)
-        self.history.append(made)
+        self.history = carried_out(self.history, made)
 
     def change_params(self, plan: Plan) -> list[str]:
         """Carry out a plan's changes of parameters, in place; what was changed."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hpckit.heal import Plan
-from hpckit.heal.pending import pending
+from hpckit.heal.pending import pending, wishes
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
 from hpckit.train.place import Window
@@ -65,7 +65,9 @@ class Begun(NamedTuple):
     left_out: list[LeftOut]
     # What was usual, where the process that comes after knows nothing of it.
     usual: Mapping[str, float]
-    checkpoint: str | None = None
+    checkpoint: str | None
+    # All whose changes are told with it: persons' words that it overtook, too.
+    incidents: list[Incident]
 
 
 def unfinished(events: list[Event]) -> Begun | None:
@@ -74,4 +76,7 @@ def unfinished(events: list[Event]) -> Begun | None:
     if found is None:
         return None
     usual = found.event.data.get("usual", {})
-    return Begun(found.incident, found.plan, _skipped(found.event), usual, found.checkpoint)
+    incidents = [found.incident, *(each.incident for each in wishes(events))]
+    return Begun(
+        found.incident, found.plan, _skipped(found.event), usual, found.checkpoint, incidents
+    )

@@ -44,7 +44,7 @@ class Returning:
         # By loop: the batches that led to incidents, of the whole run.
         self._left_out: list[recorded.LeftOut] = []
         # Loads the state that was gone on from, until the program has come there.
-        self._again: Callable[[], None] | None = None
+        self._again: Callable[[], object] | None = None
 
     # Coming back after an end.
 
@@ -54,8 +54,7 @@ class Returning:
         ranks, began = session.ranks, time.perf_counter()
         # Rank 0's reading of it: a line that lands meanwhile must not set ranks apart.
         events = believed(ranks.told(around.events() if ranks.rank == 0 else None))
-        if ranks.size > 1:
-            session.healer.recall(events)
+        session.healer.recall(events)
         begun = recorded.unfinished(events)
         found, has_any = None, False
         if ranks.rank == 0:
@@ -73,10 +72,10 @@ class Returning:
                 session.teller.say(
                     "warning: no checkpoint can be used: the training begins anew, at step 0"
                 )
-            self._end_rollback(begun, 0, None)
+            self._end_rollback(begun, 0, None, self._change_anew(0, 0, begun))
             return False
         self._left_out = recorded.left_out(events) + (begun.left_out if begun is not None else [])
-        self._put(chosen)
+        said = self._put(chosen, begun)
         self._again = lambda: self._put(chosen)
         # A fork's is another run's: this one needs one of its own to go back to, and that is it.
         is_own = self._is_own(chosen)
@@ -87,34 +86,42 @@ class Returning:
             is_doubted = any(since < each.step <= seen for since, seen in doubts)
             if each.step <= step and each.confirmed_at is None and each.finite and not is_doubted:
                 self.keeper.saver.consider(each)
-        self._end_rollback(begun, step, chosen.name)
+        self._end_rollback(begun, step, chosen.name, said)
         took = time.perf_counter() - began
         session.teller.say(f"going on from step {step} ({chosen.name}), loaded in {took:.1f} s")
         self.taking.take(None if is_own else "start", is_good=chosen.is_good or not is_own)
         return True
 
-    def _end_rollback(self, begun: recorded.Begun | None, step: int, where: str | None) -> None:
-        """Do what a process that died had begun: it did not come to changing anything."""
+    def _end_rollback(
+        self, begun: recorded.Begun | None, step: int, where: str | None, said: list[str]
+    ) -> None:
+        """Say that what a process that died had begun, or a person asked for, is done."""
         if begun is None:
             return
-        usual = usual_norms(self.session.stepper)
-        healer = self.session.healer
-        healer.done(begun.incident, begun.plan, step, usual)
-        # Its parameters were changed before the program began.
-        said = healer.change_steps(healer.history[-1], self.session.stepper)
-        said += healer.params_of(begun.plan)
-        self._write_down(step, where, said, begun.left_out)
+        self._write_down(begun.incident, begun.plan, step, where, said, begun.left_out)
         self.keeper.went_back(step, self.session.place.epoch)
 
-    def _put(self, chosen: Checkpoint) -> None:
-        """Load a state, and what was changed and left out since it was saved."""
+    def _put(self, chosen: Checkpoint, begun: recorded.Begun | None = None) -> list[str]:
+        """Load a state, and what was changed and left out since it was saved; what is to tell."""
         session = self.session
         self._load(chosen, self._read(chosen), again=False)
         # Where another run was ended, this one goes on.
         session.place.stopped = session.place.stopped and self._is_own(chosen)
-        for past in session.healer.in_force[chosen.changes :]:
-            session.healer.change_steps(past, session.stepper)
+        said = self._change_anew(chosen.step, chosen.changes, begun)
         self._leave_out()
+        return said
+
+    def _change_anew(self, step: int, known: int, begun: recorded.Begun | None) -> list[str]:
+        """Carry out all changes but those that a state knows; what of it nobody was told yet."""
+        healer, stepper = self.session.healer, self.session.stepper
+        if begun is not None:
+            healer.done(begun.incident, begun.plan, step, usual_norms(stepper))
+        said: list[str] = []
+        for past in healer.in_force[known:]:
+            # Parameters were changed before the program began.
+            changed = healer.change_steps(past, stepper) + healer.params_of(past.plan)
+            said += changed if begun is not None and past.incident in begun.incidents else []
+        return list(dict.fromkeys(said))
 
     def _is_own(self, chosen: Checkpoint) -> bool:
         return chosen.path.parent == self.keeper.store.folder
@@ -182,7 +189,7 @@ class Returning:
         state = self._read(chosen)
         said = self._change(_rates(state[0]))
         # Before it is done: whoever dies in the midst of it is gone on from there all the same.
-        self._write_down(chosen.step, where, said, skipped)
+        self._write_down(incident, plan, chosen.step, where, said, skipped)
         known = len(recorded.batches(self._left_out))
         self._left_out += skipped
         self._load(chosen, state, again=True)
@@ -217,10 +224,15 @@ class Returning:
         return session.healer.change_steps(past, session.stepper, rates) + changed
 
     def _write_down(
-        self, step: int, where: str | None, said: list[str], skipped: list[recorded.LeftOut]
+        self,
+        incident: Incident,
+        plan: Plan,
+        step: int,
+        where: str | None,
+        said: list[str],
+        skipped: list[recorded.LeftOut],
     ) -> None:
         session = self.session
-        past = session.healer.history[-1]
         session.teller.write(
             "rollback",
             attempt=self.around.attempt,
@@ -229,9 +241,9 @@ class Returning:
             step=step,
             from_step=session.step_number,
             checkpoint=where,
-            incident=past.incident.to_json(),
-            plan=past.plan.to_json(),
-            usual=dict(past.usual),
+            incident=incident.to_json(),
+            plan=plan.to_json(),
+            usual=usual_norms(session.stepper),
             changed=said,
             **recorded.told(skipped),
             number=len(session.healer.in_force),

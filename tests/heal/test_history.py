@@ -13,7 +13,7 @@ from hpckit.heal.in_force import (
     plans_in_force,
     resources_in_force,
 )
-from hpckit.heal.pending import pending, trouble
+from hpckit.heal.pending import pending, trouble, wishes
 from hpckit.ledger import Event
 from hpckit.monitor import Incident
 from hpckit.spec import Change
@@ -77,6 +77,23 @@ def test_what_a_person_asked_for_is_pending_until_a_training_has_done_it() -> No
     assert pending(story.events) is None
     # Once, though it was asked for and done.
     assert len(history_of(story.events)) == len(plans_in_force(story.events)) == 1
+
+
+def test_what_was_asked_for_and_overtaken_is_done_in_its_place_and_once() -> None:
+    halved = restart(do="resubmit", changes=HALVED)
+    longer = restart(do="resubmit", changes={"params.epochs": Change(to=20)})
+    # Within a second their words are the same.
+    by_hand = other("by_hand", 50, said="by ana, 12:00:00")
+    story = Story().decided("restart", by_hand, halved, launch=None, by_hand=True)
+    story.decided("restart", by_hand, longer, launch=None, by_hand=True)
+    story.decided("restart", other("node_failure", 50), restart(do="resubmit"), launch=None)
+    assert [each.plan for each in wishes(story.events)] == [longer, halved]
+    usual = {"main": 7.0}
+    story.decided("rollback", by_hand, longer, attempt=2, step=40, from_step=40, usual=usual)
+    assert wishes(story.events) == []
+    history = history_of(story.events)
+    assert [each.plan for each in history] == [halved, longer, restart(do="resubmit")]
+    assert [each.usual for each in history] == [usual, usual, {}]
 
 
 def test_a_plain_restart_by_hand_waits_for_nobody() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from hpckit.heal import Plan
+from hpckit.ledger import Ledger
+from hpckit.monitor import Incident
+from hpckit.spec import Change
 from hpckit.train.clip import Clip
 from hpckit.train.healing import Stopped
 from tests.train.inside import BACK, ONSET, STRUCK, Lives, Training, said, strike
@@ -184,3 +189,42 @@ def test_a_state_on_disk_is_read_once_to_go_back_to_it(life: Lives, no_memory: N
     life.monkeypatch.setattr(torch, "load", loading)
     training.go()
     assert sorted(read) == ["rank-0.pt", "state.pt"]
+
+
+def asked(life: Lives, **changes: Change) -> None:
+    """A person restarts the run, while its attempt still saves or before it has saved at all."""
+    said = f"by ana, after attempt {life.attempt}"
+    about = Incident(kind="by_hand", step=0, answer="act", said=said).to_json()
+    plan = Plan(do="resubmit", reason="by hand", changes=changes, intact=True).to_json()
+    more = {"attempt": max(1, life.attempt), "after": life.attempt}
+    Ledger(life.folder / "ledger").write("restart", by_hand=True, incident=about, plan=plan, **more)
+
+
+@pytest.mark.parametrize("saves", [True, False], ids=["saved", "nothing saved"])
+def test_restarts_that_overtake_each_other_all_come_into_force_and_are_told(
+    life: Lives, saves: bool
+) -> None:
+    def go(epochs: int) -> float:
+        run = life.begin(given={"epochs": 9})
+        training = Training(run, epochs=epochs, schedule=None)
+        training.go()
+        if not saves:
+            life.wait()
+            shutil.rmtree(life.store.folder)
+        return run.stepper.watched["main"].rate
+
+    assert go(1) == 1.0
+    halved = Change(times=0.5)
+    asked(life, lr=halved)
+    asked(life, lr=halved)
+    asked(life, **{"params.epochs": Change(to=20)})
+    asked(life)
+    assert go(2) == 0.25
+    (told,) = life.events("rollback")
+    steps = ["lr 0.01 -> 0.005", "lr 0.005 -> 0.0025"]
+    assert told.data["changed"] == [*steps, "params.epochs is 20"]
+    # In force once, and told once, in the attempts that come.
+    assert go(3) == 0.25
+    asked(life, lr=halved)
+    assert go(4) == 0.125
+    assert life.events("rollback")[1].data["changed"] == ["lr 0.0025 -> 0.00125"]

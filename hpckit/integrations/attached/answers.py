@@ -41,12 +41,13 @@ class Answers:
         # Without a word on how the program resumes, it would begin anew.
         self.resumes = bool(around.spec.checkpoint.files)
         self._changed: list[str] = []
-        self._unfinished = recorded.unfinished(believed(around.events()))
-        if self._unfinished is not None:
+        begun = self._unfinished = recorded.unfinished(believed(around.events()))
+        self._untold = begun.incidents if begun is not None else []
+        self._step = onlooker.step_number
+        if begun is not None:
             # The program was ended for it, and is what goes on after that.
-            begun = self._unfinished
-            self.healer.done(begun.incident, begun.plan, onlooker.step_number, begun.usual)
-        self._write("resumed", rollbacks=0, step=onlooker.step_number, checkpoint=None)
+            self.healer.done(begun.incident, begun.plan, self._step, begun.usual)
+        self._write("resumed", rollbacks=0, step=self._step, checkpoint=None)
         if path := os.environ.get("HPCKIT_PULSE"):
             # What is between two steps, a validation maybe, nobody knows.
             Pulse(Path(path), lambda: (onlooker.step_number, LOG)).start(os.environ)
@@ -55,8 +56,7 @@ class Answers:
         """Clip and step an optimizer as former plans have it."""
         for past in self.healer.in_force:
             said = self.healer.change_steps(past, self.onlooker, only=seat.name)
-            # What came before the last one has been told.
-            self._changed += said if past is self.healer.in_force[-1] else []
+            self._changed += said if past.incident in self._untold else []
 
     def of(self, incidents: Sequence[Incident]) -> None:
         """Answer to what is wrong; may end the program."""
@@ -121,22 +121,21 @@ class Answers:
         begun, self._unfinished = self._unfinished, None
         if begun is None:
             return
-        past = self.healer.in_force[-1]
         self._write(
             "rollback",
             rollbacks=1,
-            step=past.step,
-            from_step=past.step,
+            step=self._step,
+            from_step=self._step,
             checkpoint=None,
-            incident=past.incident.to_json(),
-            plan=past.plan.to_json(),
-            usual=dict(past.usual),
+            incident=begun.incident.to_json(),
+            plan=begun.plan.to_json(),
+            usual=dict(begun.usual),
             changed=self._changed,
             **recorded.told(begun.left_out),
             number=len(self.healer.in_force),
         )
         changes = "".join(f", {each}" for each in self._changed)
-        self.teller.say(f"started again at step {past.step}{changes}")
+        self.teller.say(f"started again at step {self._step}{changes}")
 
     def _write(self, kind: str, **data: Any) -> None:
         around = self.around
