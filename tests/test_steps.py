@@ -24,12 +24,16 @@ def attempts(tmp_path: Path) -> list[Attempt]:
         folder = tmp_path / f"{number:03d}"
         folder.mkdir()
         if last is not None:
-            writer = ReadingsWriter(folder / "readings" / "launch-1")
-            for step in range(last - 3, last):
-                writer.write(Reading(step=step, values={"train/loss": 1.0}, time=0.0))
-            writer.close()
+            readings(Attempt(number=number, dir=folder), last - 3, last)
         made.append(Attempt(number=number, dir=folder))
     return made
+
+
+def readings(attempt: Attempt, first: int, end: int) -> None:
+    writer = ReadingsWriter(attempt.dir / "readings" / "launch-1")
+    for step in range(first, end):
+        writer.write(Reading(step=step, values={"train/loss": 1.0}, time=0.0))
+    writer.close()
 
 
 def event(kind: str, **data: Any) -> Event:
@@ -54,6 +58,18 @@ def test_what_the_next_attempt_repeats_is_lost(attempts: list[Attempt]) -> None:
     assert found[1].lost_share == pytest.approx(20 / 120)
     assert (found[2].begin, found[2].end, found[2].lost) == (100, 260, 0)
     assert (found[3].begin, found[3].end, found[3].lost_share) == (None, None, 0.0)
+
+
+def test_what_a_program_that_keeps_nothing_does_again_is_lost_whole(
+    attempts: list[Attempt],
+) -> None:
+    """Its log alone says where it took up: of 117 the first is the first that is printed."""
+    readings(attempts[2], 117, 150)
+    found = stretches(attempts, [])
+    # The second one went on from what nobody knows of.
+    assert (found[1].lost, found[1].end) == (0, 120)
+    assert (found[2].lost, found[2].end, found[2].lost_share) == (260, 0, 1.0)
+    assert (found[3].begin, found[3].end, found[3].lost_share) == (None, 150, 0.0)
 
 
 def test_what_a_rollback_gave_up_is_lost_and_its_changes_are_told(attempts: list[Attempt]) -> None:

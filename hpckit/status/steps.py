@@ -23,16 +23,22 @@ class Stretch:
 
     begin: int | None = None
     end: int | None = None
+    # Where it took up by the steps that its log tells, where nobody says `begin`.
+    first: int | None = None
     # Done, and given up in a rollback or by the next attempt, which took up further back.
     lost: int = 0
     changes: list[str] = field(default_factory=list)
 
     @property
+    def since(self) -> int | None:
+        return self.first if self.begin is None else self.begin
+
+    @property
     def lost_share(self) -> float:
         """The part of the attempt's work that was for nothing."""
-        if self.begin is None or self.end is None:
+        if self.since is None or self.end is None:
             return 0.0
-        done = self.end - self.begin + self.lost
+        done = self.end - self.since + self.lost
         return min(1.0, self.lost / done) if done > 0 else 0.0
 
 
@@ -62,17 +68,29 @@ def stretches(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[int,
             ended.pop(number, None)
             mine.lost += max(0, int(event.data["from_step"]) - int(event.data["step"]))
             mine.changes += [str(each) for each in event.data.get("changed", ())]
+    _by_their_logs(attempts, found)
     _what_the_next_repeats(found)
     return found
+
+
+def _by_their_logs(attempts: Sequence[Attempt], found: dict[int, Stretch]) -> None:
+    """Where a program took up that says nothing of it: at 0 if it began as it first did."""
+    firsts = {
+        attempt.number: step
+        for attempt in attempts
+        if found[attempt.number].begin is None and (step := _first_step(attempt)) is not None
+    }
+    for number, step in firsts.items():
+        found[number].first = step if step > next(iter(firsts.values())) else 0
 
 
 def _what_the_next_repeats(found: dict[int, Stretch]) -> None:
     numbers = sorted(found)
     for number, following in itertools.pairwise(numbers):
         mine, after = found[number], found[following]
-        if mine.end is not None and after.begin is not None and after.begin < mine.end:
-            mine.lost += mine.end - after.begin
-            mine.end = after.begin
+        if mine.end is not None and after.since is not None and after.since < mine.end:
+            mine.lost += mine.end - after.since
+            mine.end = after.since
 
 
 def steps_done(attempt: Attempt) -> int | None:
@@ -80,6 +98,17 @@ def steps_done(attempt: Attempt) -> int | None:
     launches = reversed(launches_in(attempt.dir / "readings"))
     found = (launch_steps(attempt, each.name) for each in launches)
     return next((step for step in found if step is not None), None)
+
+
+def _first_step(attempt: Attempt) -> int | None:
+    """The first step of which an attempt has a reading."""
+    from hpckit.monitor.readings.reader import first_step
+
+    for folder in launches_in(attempt.dir / "readings"):
+        with contextlib.suppress(OSError):
+            if (step := first_step(folder)) is not None:
+                return step
+    return None
 
 
 def launch_steps(attempt: Attempt, launch: str) -> int | None:

@@ -63,6 +63,16 @@ def read_incidents(folder: Path) -> list[Incident]:
     return [each for each in found if each is not None]
 
 
+def first_step(folder: Path) -> int | None:
+    """The step of the first whole row; only the beginning of the oldest files is read."""
+    for segment in in_order(folder):
+        with open(folder / segment.file, "rb") as stream:
+            steps = (step_of(line) for line in whole_lines(stream.read(TAIL)))
+            if (step := next((each for each in steps if each is not None), None)) is not None:
+                return step
+    return None
+
+
 def last_step(folder: Path) -> int | None:
     """The step of the last whole row; only the end of the newest file is read."""
     for segment in reversed(in_order(folder)):
