@@ -12,7 +12,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from hpckit.spec.sweep import Paths
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of, shows_life
 from hpckit.submission.continuing import continue_run
+from hpckit.worker.healing import Healing
 from hpckit.worker.log_healing import CALLED, adapted, argument
 
 ALIVE = (Phase.PENDING, Phase.RUNNING, Phase.ENDING)
@@ -74,11 +75,13 @@ class Restarted:
     plan: Plan
     checkpoint: str | None
     ends: str | None
+    # Nothing is saved, and what ends will save nothing.
+    begins_anew: bool
     # All that was ever changed of parameters and resources, as it is from now on.
     in_force: Mapping[str, Any]
 
 
-def restart(run: Run, wish: Wish) -> Restarted:
+def restart(run: Run, wish: Wish, tell: Callable[[str], None] = lambda _: None) -> Restarted:
     """Have a run go on in a new chain; what of it is alive saves and ends."""
     _refuse(run)
     checkpoint = _checkpoint(run, wish.origin)
@@ -105,14 +108,22 @@ def restart(run: Run, wish: Wish) -> Restarted:
         checkpoint=checkpoint,
     )
     running = next((job.job_id for job in alive if job.phase is not Phase.PENDING), None)
+    begins_anew = checkpoint is None and _begins_anew(run, events, running)
     try:
         with _taken_back_on_a_no(ledger):
             job_id = continue_run(run, scheduler, number=number, after=running, code=code)
+        if running is not None and begins_anew:
+            tell(f"{run.id} saves nothing that is known: what job {running} has done is lost")
         _end(run, scheduler, alive, wish)
     finally:
         QueueCache(scheduler).forget()
     return Restarted(
-        job_id=job_id, plan=plan, checkpoint=checkpoint, ends=running, in_force=in_force
+        job_id=job_id,
+        plan=plan,
+        checkpoint=checkpoint,
+        ends=running,
+        begins_anew=begins_anew,
+        in_force=in_force,
     )
 
 
@@ -168,6 +179,15 @@ def _own_set(run: Run, patterns: Sequence[str], origin: str) -> str:
     if int(origin) not in whole:
         raise NotFound(f"{run.id} has no whole checkpoint of its own of step {origin}", there)
     return as_argument(whole[int(origin)])
+
+
+def _begins_anew(run: Run, events: list[Event], running: str | None) -> bool:
+    """Whether nothing is saved, nor will be by what runs."""
+    spec = run.spec()
+    if running is not None and (spec.checkpoint.files or is_a_session(spec, events)):
+        return False
+    newest = run.attempts()[-1:]
+    return all(Healing(run=run, spec=spec, attempt=each).saved() is None for each in newest)
 
 
 def _plan(run: Run, wish: Wish, events: list[Event]) -> Plan:

@@ -9,7 +9,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from hpckit import guarding, restarting
+from hpckit import guarding, requests, restarting
 from hpckit.cli.guard import guard
 from hpckit.cli.restart import _origin
 from hpckit.cli.run_text import run_text
@@ -23,9 +23,9 @@ from hpckit.errors import (
     UsageError,
 )
 from hpckit.files import read_json, write_json
-from hpckit.heal import Plan
 from hpckit.ledger import is_by_hand
 from hpckit.run import IDENTITY, identity, open_run
+from hpckit.scheduler.base import Phase
 from hpckit.spec import spec_from_json
 from hpckit.spec.changes import read_changes
 from hpckit.status.state import LOST, State, facts_of
@@ -34,6 +34,7 @@ from hpckit.submission import snapshot
 from hpckit.submission.continuing import continue_run
 from hpckit.worker.link import Link
 from hpckit.worker.signals import Signals
+from tests.test_status import job
 
 
 class Refusing:
@@ -311,11 +312,27 @@ def test_what_was_changed_before_and_is_still_in_force_is_told(run, monkeypatch)
     }
 
 
-def test_a_restart_of_what_has_saved_nothing_says_that_it_begins_anew(run):
-    done = restarting.Restarted(
-        job_id="2", plan=Plan(do="resubmit", reason=""), checkpoint=None, ends=None, in_force={}
-    )
-    assert _origin(run, done) == "the beginning: nothing is saved"
-    # It may save yet.
-    assert _origin(run, dataclasses.replace(done, ends="1_1")) == "the newest state that is sound"
-    assert _origin(run, dataclasses.replace(done, checkpoint="c7")) == "c7"
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_restart_of_what_keeps_nothing_says_what_is_lost_before_it_ends_it(
+    run, monkeypatch, keeps
+):
+    class Busy(Refusing):
+        def queue(self):
+            return [job(job_id="1_1", array_id="1", task=1, name="a/b", phase=Phase.RUNNING)]
+
+    if keeps:
+        run.ledger().write("resumed", attempt=1, launch=1, rollbacks=0, step=0)
+    said = []
+
+    def tell(text):
+        said.append((text, requests.waiting(run.dir, requests.END, "1_1")))
+
+    monkeypatch.setattr(restarting, "choose_scheduler", lambda kind: Busy())
+    monkeypatch.setattr(restarting, "QueueCache", lambda scheduler: scheduler)
+    done = restarting.restart(run, restarting.Wish(), tell)
+    lost = "a/b saves nothing that is known: what job 1_1 has done is lost"
+    assert said == ([] if keeps else [(lost, None)])
+    assert requests.waiting(run.dir, requests.END, "1_1") == "restart asked for"
+    anew = "the beginning, step 0: nothing is saved"
+    assert _origin(done) == ("the newest state that is sound" if keeps else anew)
+    assert _origin(dataclasses.replace(done, checkpoint="c7")) == "c7"

@@ -11,7 +11,6 @@ from hpckit.paint import note
 
 if TYPE_CHECKING:
     from hpckit.restarting import Restarted
-    from hpckit.run import Run
 
 
 @click.command()
@@ -60,16 +59,17 @@ def restart(
     given = [*changes, *([f"resources.time={time}"] if time is not None else [])]
     run = find_run(root, name)
     wish = Wish(origin=origin, changes=read_changes(given), now=now, code=code)
-    done = start_again(run, wish)
+    done = start_again(run, wish, note)
     if as_json:
         about: dict[str, Any] = {"run": run.id, "dir": str(run.dir), "job_id": done.job_id}
         about |= {"ends": done.ends, "plan": done.plan.to_json(), "in_force": done.in_force}
         print_json(about)
         return
     print(f"{run.id}  goes on as job {done.job_id}")
-    print(f"  from    {_origin(run, done)}")
+    print(f"  from    {_origin(done)}")
     if done.ends is not None:
-        ends = "is scancelled" if now else "saves and ends first"
+        saves = "ends first" if done.begins_anew else "saves and ends first"
+        ends = "is scancelled" if now else saves
         print(f"  before  job {done.ends} {ends}")
     for key, change in done.plan.changes.items():
         print(f"  change  {key} {written(change)}")
@@ -79,14 +79,6 @@ def restart(
     note(f"\nnext\n  hpckit watch {run.id}\n  hpckit show {run.id}")
 
 
-def _origin(run: Run, done: Restarted) -> str:
-    """Where it goes on; what runs may yet save."""
-    from hpckit.worker.healing import Healing
-
-    if done.checkpoint is not None:
-        return done.checkpoint
-    newest = run.attempts()[-1:]
-    saved = [Healing(run=run, spec=run.spec(), attempt=each).saved() for each in newest]
-    if done.ends is None and not any(step is not None for step in saved):
-        return "the beginning: nothing is saved"
-    return "the newest state that is sound"
+def _origin(done: Restarted) -> str:
+    anew = "the beginning, step 0: nothing is saved"
+    return done.checkpoint or (anew if done.begins_anew else "the newest state that is sound")
