@@ -41,13 +41,14 @@ from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
 from hpckit.scheduler.base import JobStatus, Phase, Scheduler
-from hpckit.spec import spec_from_json
+from hpckit.spec import JobSpec, spec_from_json
 from hpckit.spec.changes import by_path, wrong
 from hpckit.spec.parts import Change
 from hpckit.spec.sweep import Paths
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, answer_for, assign, facts_of, shows_life
 from hpckit.submission.continuing import continue_run
+from hpckit.units import format_duration
 from hpckit.worker.healing import Healing
 from hpckit.worker.log_healing import CALLED, adapted, argument
 
@@ -92,8 +93,11 @@ def restart(run: Run, wish: Wish, tell: Callable[[str], None] = lambda _: None) 
             f"{run.id}: {reached}",
             f"begin a new run where it stands: hpckit submit --from {run.id}",
         )
-    in_force = _try(run, [*plans_in_force(events), plan])
+    plans = [*plans_in_force(events), plan]
+    asked = _try(run, plans)
+    in_force = _in_force(asked, plans)
     scheduler = choose_scheduler(run.scheduler)
+    _refuse_time(asked, plan, scheduler)
     alive = _alive(run, scheduler)
     number = max(chain_numbers(run), default=0) + 1
     code = _snapshot(run, number) if wish.code else None
@@ -230,18 +234,37 @@ def _check(run: Run, changes: Mapping[str, Change], params: Mapping[str, Any]) -
             raise UsageError(f"--set {name}: {message}")
 
 
-def _try(run: Run, plans: list[Plan]) -> dict[str, Any]:
+def _try(run: Run, plans: list[Plan]) -> JobSpec:
     """What comes of the changes; what cannot be carried out must not stand in the ledger."""
     spec = run.spec()
     try:
         params = params_in_force(spec.params, plans)
         resources, _ = resources_in_force(spec.resources, plans, run.had)
-        asked = dataclasses.replace(spec, params=params, resources=resources).to_json()
-        spec_from_json(asked)
+        return spec_from_json(
+            dataclasses.replace(spec, params=params, resources=resources).to_json()
+        )
     except SpecError as error:
         raise UsageError("; ".join(f"{p.path}: {p.message}" for p in error.problems)) from None
     except ValueError as error:
         raise UsageError(f"--set: {error}") from None
+
+
+def _refuse_time(asked: JobSpec, plan: Plan, scheduler: Scheduler) -> None:
+    """What would wait for ever ends nothing; a qos may allow more than its partition."""
+    if "resources.time" not in plan.changes or "qos" in asked.slurm:
+        return
+    longest = scheduler.longest_s(asked.resources.partition)
+    if longest is not None and asked.resources.time > longest:
+        wanted, most = format_duration(asked.resources.time), format_duration(longest)
+        raise UsageError(
+            f"resources.time: {wanted} is longer than the partition's {most}",
+            "ask for less: a chain of attempts goes on where one ends",
+        )
+
+
+def _in_force(spec: JobSpec, plans: list[Plan]) -> dict[str, Any]:
+    """What was ever changed, as it is by now."""
+    asked = spec.to_json()
     changed = dict.fromkeys(name for plan in plans for name in plan.changes)
     # A clip and a rate of hpckit's own are the training's to tell.
     found = {name: get_path(asked, name) for name in changed if name not in OF_OPTIMIZERS}

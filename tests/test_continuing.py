@@ -55,6 +55,9 @@ class Refusing:
     def max_array_size(self):
         return 1001
 
+    def longest_s(self, partition):
+        return 30 * 86_400
+
     def queue(self):
         return []
 
@@ -274,6 +277,7 @@ def test_a_restart_whose_answer_was_lost_may_be_in_the_queue_and_stays_wished(ru
         ("resources.nodes=2.5", "resources.nodes: must be a whole number"),
         ("resources.memory=8", "resources.memory: 8 has no unit: write 8G"),
         ("resources.time=1s", "resources.time: must be at least"),
+        ("resources.time=31d", "resources.time: 31d is longer than the partition's 30d"),
         ("resources.cpus_per_gpu=x2", "resources.cpus_per_gpu: is not given, so there is nothing"),
         ("resources.bogus=1", "resources.bogus: cannot be changed"),
         ("resources.nodes=x0.1", "resources.nodes: must be at least 1"),

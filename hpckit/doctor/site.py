@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from hpckit.clock import iso
 from hpckit.doctor import FAIL, OK, WARN, Finding
 from hpckit.errors import HpckitError
+from hpckit.scheduler import slurm_text
 from hpckit.scheduler.slurm import Slurm, run_tool
+from hpckit.units import format_duration
 
 if TYPE_CHECKING:
     from hpckit.spec import JobSpec
@@ -168,7 +170,7 @@ def _gpus() -> Finding:
 def of_spec(spec: JobSpec, config: Settings, partitions: Sequence[Settings]) -> Iterator[Finding]:
     """Whether what a spec asks for can be had."""
     wanted = spec.resources.partition
-    chosen = [p for p in partitions if _is(p, wanted)]
+    chosen = slurm_text.chosen(partitions, wanted)
     if not chosen:
         names = ", ".join(p["PartitionName"] for p in partitions)
         what = f"there is no partition {wanted}" if wanted else "no partition is the default"
@@ -176,12 +178,12 @@ def of_spec(spec: JobSpec, config: Settings, partitions: Sequence[Settings]) -> 
             check="spec", status=FAIL, message=what, remedy=f"resources.partition: one of {names}"
         )
         return
-    limit_s = _limit_s(chosen[0].get("MaxTime", "UNLIMITED"))
-    if limit_s is not None and spec.resources.time > limit_s:
+    longest = slurm_text.longest_s(chosen)
+    if longest is not None and spec.resources.time > longest:
         yield Finding(
             check="spec",
             status=FAIL,
-            message=f"resources.time is longer than the partition's {chosen[0]['MaxTime']}",
+            message=f"resources.time is longer than the partition's {format_duration(longest)}",
             remedy="ask for less: a chain of attempts goes on where one ends",
         )
     nodes = _number(chosen[0].get("TotalNodes", "0"))
@@ -199,17 +201,3 @@ def of_spec(spec: JobSpec, config: Settings, partitions: Sequence[Settings]) -> 
             message="limits.attempts is more than an array may hold",
             remedy=f"set it below {config['MaxArraySize']}",
         )
-
-
-def _is(partition: Settings, wanted: str | None) -> bool:
-    if wanted is None:
-        return partition.get("Default") == "YES"
-    return partition["PartitionName"] in wanted.split(",")
-
-
-def _limit_s(text: str) -> int | None:
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds

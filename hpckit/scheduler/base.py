@@ -104,6 +104,10 @@ class Scheduler(Protocol):
         """The nodes of a partition, or of the default one, whatever their state."""
         ...
 
+    def longest_s(self, partition: str | None) -> int | None:
+        """The time limit that a job may have in a partition, or in the default one; None: any."""
+        ...
+
     def is_preempted(self, job_id: str) -> bool:
         """Whether a job that still runs has been told to make room."""
         ...

@@ -133,6 +133,10 @@ class Local:
         """This machine."""
         return [socket.gethostname()]
 
+    def longest_s(self, partition: str | None) -> int | None:
+        """There are no partitions."""
+        return None
+
     def is_preempted(self, job_id: str) -> bool:
         """Nobody goes first here."""
         return False

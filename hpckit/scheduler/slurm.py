@@ -137,6 +137,10 @@ class Slurm:
             if (found.endswith("*") if partition is None else found.rstrip("*") == partition)
         ]
 
+    def longest_s(self, partition: str | None) -> int | None:
+        """Where Slurm does not enforce it at once, a job that asks for more waits for ever."""
+        return slurm_text.longest_s(slurm_text.chosen(self.partitions(), partition))
+
     def is_preempted(self, job_id: str) -> bool:
         """Whether Slurm has set a time by which the job makes room."""
         answer = _ask(["scontrol", "show", "job", "--oneliner", job_id])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hpckit.errors import HpckitError
 from hpckit.scheduler.base import Cause, Changed, JobStatus, Phase
@@ -220,6 +220,28 @@ def parse_partitions(output: str) -> list[dict[str, str]]:
         for line in output.splitlines()
         if line.startswith("PartitionName=")
     ]
+
+
+def chosen(partitions: Sequence[Mapping[str, str]], wanted: str | None) -> list[Mapping[str, str]]:
+    """Those of which a job may start in any; the default one where it names none."""
+    if wanted is None:
+        return [each for each in partitions if each.get("Default") == "YES"]
+    return [each for each in partitions if each["PartitionName"] in wanted.split(",")]
+
+
+def longest_s(partitions: Sequence[Mapping[str, str]]) -> int | None:
+    """The longest time that one of them allows; None without a limit."""
+    limits = [_seconds(each.get("MaxTime", "UNLIMITED")) for each in partitions]
+    given = [limit for limit in limits if limit is not None]
+    return max(given, default=None) if len(given) == len(limits) else None
+
+
+def _seconds(text: str) -> int | None:
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 # The spec's names for resources, as `scontrol update` has them.

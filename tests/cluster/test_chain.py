@@ -363,7 +363,7 @@ def test_the_doctor_says_what_a_spec_asks_in_vain(slurm, job):
     told = json.loads(call("doctor", spec, "--json", "--no-probe", cwd=spec.parent, code=1))
     messages = [f["message"] for f in told["findings"] if f["status"] == "fail"]
     assert messages == [
-        "resources.time is longer than the partition's 2-00:00:00",
+        "resources.time is longer than the partition's 2d",
         "resources.nodes: the partition has 2",
     ]
 

@@ -212,6 +212,18 @@ def test_the_configuration_and_the_partitions_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "longest"),
+    [(None, 86_400), ("short", 600), ("short,main", 86_400), ("main,free", None), ("none", None)],
+)
+def test_the_longest_time_is_that_of_any_partition_that_a_job_names(
+    wanted: str | None, longest: int | None
+) -> None:
+    partitions = slurm_text.parse_partitions(_read("partitions.txt"))
+    partitions.append({"PartitionName": "free", "MaxTime": "UNLIMITED"})
+    assert slurm_text.longest_s(slurm_text.chosen(partitions, wanted)) == longest
+
+
+@pytest.mark.parametrize(
     ("listed", "nodes"),
     [
         ("", []),
