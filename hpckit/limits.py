@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,6 +72,16 @@ def spent(run: Run, spec: JobSpec, hours: float, now: float) -> str | None:
     if limits.total is not None and age_s >= limits.total:
         return f"limits.total: {age_s / 3600:.1f} h have passed since it was submitted"
     return None
+
+
+def left_s(run: Run, spec: JobSpec, hours: float, now: float) -> float:
+    """How long one attempt may yet run before it reaches a limit of hours or time."""
+    limits, left = spec.limits, math.inf
+    if limits.gpu_hours is not None:
+        left = (limits.gpu_hours - hours) / units(spec) * 3600
+    if limits.total is not None:
+        left = min(left, seconds_of(run.created) + limits.total - now)
+    return max(left, 0.0)
 
 
 def no_more(run: Run) -> str | None:

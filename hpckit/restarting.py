@@ -36,7 +36,7 @@ from hpckit.heal.changes import OF_OPTIMIZERS, get_path
 from hpckit.heal.in_force import params_in_force, plans_in_force, resources_in_force
 from hpckit.heal.pending import is_a_session, trouble
 from hpckit.ledger import TAKEN_BACK, Event, Ledger
-from hpckit.limits import no_more
+from hpckit.limits import hours_used, left_s, no_more, units
 from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
@@ -116,6 +116,7 @@ def restart(run: Run, wish: Wish, tell: Callable[[str], None] = lambda _: None) 
     try:
         with _taken_back_on_a_no(ledger):
             job_id = continue_run(run, scheduler, number=number, after=running, code=code)
+        _tell_of_limits(run, asked, tell)
         if running is not None and begins_anew:
             tell(f"{run.id} saves nothing that is known: what job {running} has done is lost")
         _end(run, scheduler, alive, wish)
@@ -259,6 +260,18 @@ def _refuse_time(asked: JobSpec, plan: Plan, scheduler: Scheduler) -> None:
         raise UsageError(
             f"resources.time: {wanted} is longer than the partition's {most}",
             "ask for less: a chain of attempts goes on where one ends",
+        )
+
+
+def _tell_of_limits(run: Run, asked: JobSpec, tell: Callable[[str], None]) -> None:
+    """A limit of before that ends the next attempt, though it may run longer by its time."""
+    used = hours_used(run.attempts(), units(asked))
+    left = left_s(run, asked, used, time.time())
+    if left < asked.resources.time:
+        hours, time_s = format_duration(round(left)), format_duration(asked.resources.time)
+        tell(
+            f"{run.id}: its limits leave it {hours} of {time_s}; "
+            f"for more begin a new run: hpckit submit --from {run.id}"
         )
 
 

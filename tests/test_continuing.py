@@ -13,7 +13,7 @@ from hpckit import guarding, requests, restarting
 from hpckit.cli.guard import guard
 from hpckit.cli.restart import _origin
 from hpckit.cli.run_text import run_text
-from hpckit.clock import iso
+from hpckit.clock import iso, seconds_of
 from hpckit.errors import (
     ChainTaken,
     NotFound,
@@ -192,10 +192,10 @@ def full_disk(*_):
     raise OSError("full")
 
 
-def wish(run, monkeypatch, scheduler, *changes):
+def wish(run, monkeypatch, scheduler, *changes, tell=print):
     monkeypatch.setattr(restarting, "choose_scheduler", lambda kind: scheduler)
     monkeypatch.setattr(restarting, "QueueCache", lambda scheduler: scheduler)
-    return restarting.restart(run, restarting.Wish(changes=read_changes(changes)))
+    return restarting.restart(run, restarting.Wish(changes=read_changes(changes)), tell)
 
 
 def test_nothing_is_started_beside_an_attempt_whose_job_is_not_seen_from_here(run, monkeypatch):
@@ -314,6 +314,37 @@ def test_what_was_changed_before_and_is_still_in_force_is_told(run, monkeypatch)
         "params.lr": 0.05,
         "resources.memory": "1G",
     }
+
+
+@pytest.mark.parametrize(
+    ("limits", "time_s", "left", "left_s"),
+    [
+        # An hour was asked for, and half an hour is used.
+        ({"gpu_hours": 2}, "3h", "1h30m of 3h", 5400),
+        ({"gpu_hours": 2}, "1h", None, 5400),
+        ({"gpu_hours": 9, "total": "2h"}, "3h", "1h of 3h", 3600),
+    ],
+)
+def test_a_time_that_its_limits_do_not_leave_a_run_is_told(
+    run, monkeypatch, limits, time_s, left, left_s
+):
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    spec = {"name": "a", "program": "x", "limits": limits}
+    write_json(run.dir / "spec.json", spec_from_json(spec).to_json())
+    about = read_json(run.dir / IDENTITY)
+    write_json(run.dir / IDENTITY, {**about, "created": iso(now - 3600)})
+    ended = {"ended": "2026-01-01T00:30:00.000Z", "reason": "time limit"}
+    write_json(run.attempts()[-1].dir / "ended.json", ended)
+    run = open_run(run.dir)
+    said = []
+    wish(run, monkeypatch, Refusing(), f"resources.time={time_s}", tell=said.append)
+    new = "for more begin a new run: hpckit submit --from a/b"
+    assert said == ([] if left is None else [f"a/b: its limits leave it {left}; {new}"])
+    # What runs by then ends by the earlier of both.
+    far = State(state="running", reason="", ends_by=iso(now + 3 * 3600))
+    ends = seconds_of(describe(facts_of(run), far)["ends_by"])
+    assert ends == pytest.approx(now + left_s, abs=1)
 
 
 @pytest.mark.parametrize("keeps", [False, True])

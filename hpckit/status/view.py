@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpckit.checkpoint.lineage import believed
-from hpckit.clock import seconds_of
+from hpckit.clock import iso, seconds_of
 from hpckit.heal.changes import asked
 from hpckit.heal.in_force import params_in_force, plans_in_force
 from hpckit.heal.plan import Plan
 from hpckit.ledger import Event, is_by_hand
-from hpckit.limits import attempt_hours, hours_used, no_more, unit_name, units
+from hpckit.limits import attempt_hours, hours_used, left_s, no_more, unit_name, units
 from hpckit.run import Attempt, Run, launches_in
 from hpckit.status.state import Facts, State, states_of
 from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved
@@ -22,6 +23,7 @@ from hpckit.worker.outcome import TERMINATED
 
 if TYPE_CHECKING:
     from hpckit.monitor.reading import Reading
+    from hpckit.spec import JobSpec
     from hpckit.status.queue_cache import QueueCache
 
 # So many of the last readings say what a training looks like now.
@@ -69,7 +71,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
             "unit": unit_name(spec),
         },
         "next": state.next,
-        "ends_by": state.ends_by,
+        "ends_by": _ends_by(run, spec, state, used),
         "attempts_left": 0 if state.is_final else facts.attempts_left,
         "limit_reached": no_more(run) if state.is_final else None,
         "attempts": told,
@@ -84,6 +86,14 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "unsaved": unsaved(facts.events, checkpoints),
         "checkpoints": checkpoints,
     }
+
+
+def _ends_by(run: Run, spec: JobSpec, state: State, used: float) -> str | None:
+    """When its job or its limits end what runs."""
+    if state.ends_by is None:
+        return None
+    now = time.time()
+    return iso(min(seconds_of(state.ends_by), now + left_s(run, spec, used, now)))
 
 
 def _step(attempts: list[Attempt], steps: dict[int, Stretch] | None = None) -> int | None:
