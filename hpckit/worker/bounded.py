@@ -37,8 +37,8 @@ class Bounds:
     """What a command may take."""
 
     is_late: Callable[[], bool]
-    # Takes in what it prints, and says whether more of it is wanted.
-    take: Callable[[bytes], bool]
+    # Takes in what it prints.
+    take: Callable[[bytes], object]
     # Whether what it started may go on without it.
     may_leave: bool = False
 
@@ -95,7 +95,7 @@ def _attend(process: subprocess.Popen[bytes], given: bytes, bounds: Bounds) -> b
                 return False
             for key, _ in waiting.select(TICK_S):
                 if key.fd == out:
-                    goes_on = _listen(out, bounds.take)
+                    goes_on = _drain(process, bounds.take)
                 else:
                     rest = _feed(into, rest)
                     goes_on = bool(rest)
@@ -116,19 +116,7 @@ def _feed(pipe: int, rest: memoryview) -> memoryview:
         return memoryview(b"")
 
 
-def _listen(pipe: int, take: Callable[[bytes], bool]) -> bool:
-    """Take in what is there; whether anything may still come."""
-    try:
-        data = os.read(pipe, CHUNK)
-    except BlockingIOError:
-        return True
-    if data and not take(data):
-        # It is read all the same, or its writer would stand still; not at the cost of a core.
-        time.sleep(TICK_S)
-    return bool(data)
-
-
-def _linger(process: subprocess.Popen[bytes], mark: str, take: Callable[[bytes], bool]) -> None:
+def _linger(process: subprocess.Popen[bytes], mark: str, take: Callable[[bytes], object]) -> None:
     """Give what it left a moment to end by itself."""
     until = time.monotonic() + LINGER_S
     while time.monotonic() < until and members(process.pid, mark):
@@ -136,15 +124,20 @@ def _linger(process: subprocess.Popen[bytes], mark: str, take: Callable[[bytes],
         time.sleep(TICK_S)
 
 
-def _drain(process: subprocess.Popen[bytes], take: Callable[[bytes], bool]) -> None:
-    """What it printed last; its end of the pipe may be held open for ever by what it left."""
+def _drain(process: subprocess.Popen[bytes], take: Callable[[bytes], object]) -> bool:
+    """Take in what is there; whether anything may still come.
+
+    What is not kept is read all the same, or its writer would stand still. The pipe may be held
+    open for ever by what the command left.
+    """
     assert process.stdout is not None
     with contextlib.suppress(BlockingIOError):
         for _ in range(MOST_IN_A_PIPE // CHUNK):
             data = os.read(process.stdout.fileno(), CHUNK)
             if not data:
-                return
+                return False
             take(data)
+    return True
 
 
 def _has_ended(pid: int) -> bool:

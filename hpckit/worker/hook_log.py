@@ -33,15 +33,14 @@ class HookLog:
         self._left, self._cut = min(MOST_OF_ONE, self._room), 0
         self.line(text)
 
-    def take(self, data: bytes) -> bool:
-        """What a hook printed; whether there is room for more of it."""
+    def take(self, data: bytes) -> None:
+        """What a hook printed; what there is no room for is only counted."""
         kept = data[: self._left]
         self._left -= len(kept)
         self._room -= len(kept)
         self._cut += len(data) - len(kept)
         if kept:
             self._write(kept)
-        return self._left > 0
 
     @property
     def cut(self) -> int:

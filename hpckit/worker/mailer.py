@@ -119,9 +119,8 @@ def _hand_to(command: Sequence[str], text: bytes, until: float) -> str | None:
     """Give a mail to a program; what was wrong with that."""
     said = bytearray()
 
-    def keep(data: bytes) -> bool:
+    def keep(data: bytes) -> None:
         said.extend(data[: MOST_KEPT - len(said)])
-        return len(said) < MOST_KEPT
 
     bounds = Bounds(is_late=lambda: time.monotonic() >= until, take=keep, may_leave=True)
     try:
