@@ -131,6 +131,14 @@ def test_what_has_left_the_queue_is_looked_up_in_accounting(run, monkeypatch):
     assert not went_on(make_link(run, slurm), monkeypatch)
 
 
+def test_when_an_attempt_died_that_ended_the_run_is_written_down(run, monkeypatch):
+    attempt = before(run)
+    died = dataclasses.replace(job(Phase.ENDED, Cause.CANCELLED), ended="2026-01-01T00:20:00Z")
+    assert not went_on(make_link(run, Answering([died])), monkeypatch)
+    assert final(run.ledger().events()).data["state"] == "cancelled"
+    assert attempt.ended() == {"ended": died.ended, "reason": "cancelled by scancel"}
+
+
 @pytest.mark.parametrize("cause", [Cause.NODE_FAIL, Cause.PREEMPTED, Cause.TIMEOUT])
 def test_after_a_lost_node_or_preemption_the_link_goes_on(run, monkeypatch, cause):
     before(run, "terminated")

@@ -112,7 +112,7 @@ class Link:
             return self._wait_for(previous.attempt)
         previous = self._repaired(previous)
         if previous.outcome.state is not None:
-            return self._finish(previous.outcome)
+            return self._end_with(previous)
         if previous.outcome.needs_others:
             return self._leave_to_others(previous)
         return self._attempt(previous)
@@ -148,6 +148,13 @@ class Link:
         print(f"hpckit: {reason}: left to the next link", flush=True)
         outcome = self.next.or_stop(Outcome(state=None, reason=reason), self._attempts_left())
         return outcome.exit_code
+
+    def _end_with(self, previous: Settled) -> int:
+        """The run's end before the attempt's, or who dies between goes on with what has ended."""
+        exit_code = self._finish(previous.outcome)
+        with contextlib.suppress(OSError):
+            self._write_down(previous, previous.attempt.dir / "settled.json")
+        return exit_code
 
     def _leave_to_others(self, previous: Settled) -> int:
         self._write_down(previous, previous.attempt.dir / "settled.json")
