@@ -184,9 +184,10 @@ class Attempt:
         return found if isinstance(found, dict) else None
 
     def last_sign(self) -> float | None:
-        """When the worker last showed that it lives."""
-        with contextlib.suppress(OSError):
-            return (self.dir / "heartbeat").stat().st_mtime
+        """When the worker last showed that it lives: its heart beats from the first launch on."""
+        for name in ("heartbeat", "attempt.json"):
+            with contextlib.suppress(OSError):
+                return (self.dir / name).stat().st_mtime
         return None
 
     def last_seen(self) -> float | None:

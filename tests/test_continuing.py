@@ -77,7 +77,8 @@ def run(tmp_path):
     write_json(tmp_path / "spec.json", spec.to_json())
     (tmp_path / "chains" / "001").mkdir(parents=True)
     found.ledger("submitter").write("submit", chains=[1])
-    found.claim_attempt({"job_id": "1_1", "chain": 1, "started": "2026-01-01T00:00:00.000Z"})
+    about = {"job_id": "1_1", "chain": 1, "started": "2026-01-01T00:00:00.000Z"}
+    os.utime(found.claim_attempt(about).dir / "attempt.json", (0, 0))
     return found
 
 

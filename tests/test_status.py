@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import time
 
@@ -131,7 +132,8 @@ def test_a_run_that_nobody_goes_on_with_says_who_could(run):
 
 def test_a_run_whose_attempts_are_used_up_has_stopped(run):
     used = [run.claim_attempt({"job_id": f"1_{number}"}) for number in (1, 2)]
-    found = decided(facts(run, *SUBMITTED, attempts=used), LOST_ITS_NODE)
+    newest = dataclasses.replace(LOST_ITS_NODE, job_id="1_2", task=2)
+    found = decided(facts(run, *SUBMITTED, attempts=used), newest)
     assert (found.state, found.reason) == ("stopped", "node failed; all 2 attempts are used")
 
 
@@ -181,9 +183,12 @@ def test_a_foreground_run_is_looked_for_where_it_ran_and_nowhere_else(run):
     assert in_foreground(facts(alone, attempts=[attempt]), NOW + 9999).state == "unknown"
 
 
-def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
+@pytest.mark.parametrize("is_launched", [True, False], ids=["launched", "before its launch"])
+def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run, is_launched):
     attempt = run.claim_attempt({"job_id": "1_1"})
-    (attempt.dir / "heartbeat").touch()
+    if is_launched:
+        (attempt.dir / "heartbeat").touch()
+        os.utime(attempt.dir / "attempt.json", (NOW - 900, NOW - 900))
     fact = facts(run, *SUBMITTED, attempts=[attempt])
     old = job(phase=Phase.PENDING, task=None, job_id="1", pending_tasks=(1, 2))
     assert decided(fact, old).state == "running"
@@ -192,6 +197,7 @@ def test_an_attempt_that_lives_is_running_though_the_queue_s_word_is_older(run):
 
 def test_an_attempt_that_lives_is_running_though_slurm_keeps_silent(run):
     attempt = run.claim_attempt({"job_id": "1_1"})
+    os.utime(attempt.dir / "attempt.json", (NOW - 900, NOW - 900))
     fact = facts(run, *SUBMITTED, attempts=[attempt])
     assert decided(fact, silent="no answer").state == "unknown"
     (attempt.dir / "heartbeat").touch()
