@@ -48,13 +48,24 @@ def test_the_last_step_of_the_newest_launch_counts(attempts: list[Attempt]) -> N
     assert steps_done(attempts[0]) == 141
 
 
+def test_each_attempt_came_as_far_as_it_came_wherever_the_next_began(
+    attempts: list[Attempt],
+) -> None:
+    """Who is sent back to the beginning repeats what both before it have done."""
+    events = [event("resumed", attempt=each, step=step) for each, step in ((1, 0), (2, 100), (3, 0))]
+    found = stretches(attempts, events)
+    assert [(found[each].begin, found[each].end) for each in (1, 2)] == [(0, 120), (100, 260)]
+    assert [found[each].lost for each in (1, 2, 3)] == [120, 160, 0]
+    assert [found[each].lost_share for each in (1, 2, 3)] == [1.0, 1.0, 0.0]
+
+
 def test_what_the_next_attempt_repeats_is_lost(attempts: list[Attempt]) -> None:
     events = [
         event("resumed", attempt=1, step=0),
         event("resumed", attempt=2, step=100),
     ]
     found = stretches(attempts, events)
-    assert (found[1].begin, found[1].end, found[1].lost) == (0, 100, 20)
+    assert (found[1].begin, found[1].end, found[1].lost) == (0, 120, 20)
     assert found[1].lost_share == pytest.approx(20 / 120)
     assert (found[2].begin, found[2].end, found[2].lost) == (100, 260, 0)
     assert (found[3].begin, found[3].end, found[3].lost_share) == (None, None, 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +24,10 @@ class Stretch:
     end: int | None = None
     # Where it took up by the steps that its log tells, where nobody says `begin`.
     first: int | None = None
-    # Done, and given up in a rollback or by the next attempt, which took up further back.
-    lost: int = 0
+    # Done, and given up in the attempt itself, which went back.
+    given_up: int = 0
+    # Done, and done again by a later attempt, which took up further back.
+    repeated: int = 0
     changes: list[str] = field(default_factory=list)
 
     @property
@@ -34,11 +35,15 @@ class Stretch:
         return self.first if self.begin is None else self.begin
 
     @property
+    def lost(self) -> int:
+        return self.given_up + self.repeated
+
+    @property
     def lost_share(self) -> float:
         """The part of the attempt's work that was for nothing."""
         if self.since is None or self.end is None:
             return 0.0
-        done = self.end - self.since + self.lost
+        done = self.end - self.since + self.given_up
         return min(1.0, self.lost / done) if done > 0 else 0.0
 
 
@@ -55,7 +60,7 @@ def stretches(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[int,
             step = int(event.data["step"])
             mine.begin = step if mine.begin is None else mine.begin
             # A launch before it, in the same attempt, came further.
-            mine.lost += max(0, ended.pop(number, step) - step)
+            mine.given_up += max(0, ended.pop(number, step) - step)
             mine.changes += [str(each) for each in event.data.get("changed", ())]
         elif event.kind == "applied":
             mine.changes += [str(each) for each in event.data.get("changed", ())]
@@ -66,10 +71,13 @@ def stretches(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[int,
             ended[number] = int(_about(event).get("step") or 0)
         elif event.kind == "rollback":
             ended.pop(number, None)
-            mine.lost += max(0, int(event.data["from_step"]) - int(event.data["step"]))
+            mine.given_up += max(0, int(event.data["from_step"]) - int(event.data["step"]))
             mine.changes += [str(each) for each in event.data.get("changed", ())]
     _by_their_logs(attempts, found)
-    _what_the_next_repeats(found)
+    for number, mine in found.items():
+        later = [each.since for n, each in found.items() if n > number and each.since is not None]
+        if mine.end is not None and later:
+            mine.repeated = max(0, mine.end - max(min(later), mine.since or 0))
     return found
 
 
@@ -82,15 +90,6 @@ def _by_their_logs(attempts: Sequence[Attempt], found: dict[int, Stretch]) -> No
     }
     for number, step in firsts.items():
         found[number].first = step if step > next(iter(firsts.values())) else 0
-
-
-def _what_the_next_repeats(found: dict[int, Stretch]) -> None:
-    numbers = sorted(found)
-    for number, following in itertools.pairwise(numbers):
-        mine, after = found[number], found[following]
-        if mine.end is not None and after.since is not None and after.since < mine.end:
-            mine.lost += mine.end - after.since
-            mine.end = after.since
 
 
 def steps_done(attempt: Attempt) -> int | None:
