@@ -180,7 +180,8 @@ def test_the_log_has_a_line_for_each_start_and_end_with_code_and_time(run, hooks
         # A pipeline fails if any part of it does.
         "on_finish ended with exit code 1 after  s: true | false | true",
         "on_finish begins: kill $$",
-        "on_finish was ended by signal 15 after  s: kill $$",
+        # As a shell says it of what a signal has ended.
+        "on_finish ended with exit code 143 after  s: kill $$",
     ]
     assert list((run.dir / "attempts" / "001" / "logs").iterdir()) == []
 
@@ -226,6 +227,15 @@ def test_what_forks_faster_than_it_is_found_is_killed(run, hooks):
     time.sleep(0.1)
     assert hops.stat().st_size == size
     assert 1 <= len(hops.read_text().split()) < 4000
+
+
+def test_a_hook_that_kills_its_parent_does_not_kill_the_worker(run, hooks):
+    """The worker would be this process."""
+    killing = f"echo $PPID; [ $PPID = {os.getpid()} ] || kill -9 $PPID; sleep 50"
+    hooks(on_finish=[killing, "echo next"]).finish(DONE)
+    parent, last = outputs(run)
+    assert (int(parent) != os.getpid(), last) == (True, "next")
+    assert "on_finish was ended by signal 9, what it left running was killed" in log_of(run)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -615,7 +625,7 @@ def test_the_webhook_of_the_docs_posts_what_happened(run, hooks, webhook, own_ho
 def test_signals_to_the_worker_reach_no_hook(run, hooks):
     """A Ctrl-C is for the terminal's own group."""
     before = signal.getsignal(signal.SIGCHLD)
-    hooks(on_finish=["ps -o pgid= -p $$; echo $$"]).finish(DONE)
-    group, pid = (int(line) for line in outputs(run))
-    assert group == pid != os.getpgrp()
+    hooks(on_finish=["ps -o pgid=,sid= -p $$"]).finish(DONE)
+    group, session = map(int, outputs(run)[0].split())
+    assert group == session != os.getpgrp()
     assert signal.getsignal(signal.SIGCHLD) is before

@@ -15,8 +15,14 @@ from hpckit.worker.hook_log import HookLog
 from hpckit.worker.log_watch import tell
 from hpckit.worker.occasion import Occasion
 
-# If memory runs out, a hook goes before the training does.
-START = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; exec bash -o pipefail -c "$0"'
+# If memory runs out, a hook goes before the training does. Its parent is a shell of its own: a
+# `kill $PPID` in it is not to end the worker.
+START = """
+exec 3>&2 2>/dev/null
+echo 1000 >/proc/self/oom_score_adj
+bash -o pipefail -c "$0" 2>&3 3>&-
+exit $?
+"""
 # Troubles of so many kinds are told, each once.
 MOST_TOLD = 50
 MOST_SHOWN = 200
