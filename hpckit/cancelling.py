@@ -12,6 +12,7 @@ from hpckit.errors import CannotWrite, HpckitError, NotFound, SchedulerSilent
 from hpckit.run import Run
 from hpckit.scheduler import choose
 from hpckit.scheduler.base import JobStatus, Phase, Scheduler
+from hpckit.settings import typed
 from hpckit.status.queue_cache import QueueCache
 from hpckit.status.state import FOREGROUND, Facts, answer_for, assign, facts_of, left_behind
 
@@ -28,7 +29,10 @@ def cancel_run(run: Run) -> str:
     if run.scheduler == FOREGROUND:
         return _interrupt(facts[0])
     if run.scheduler == "local" and run.host != socket.gethostname():
-        raise NotFound(f"{run.id} runs on {run.host}", f"cancel it there: hpckit cancel {run.id}")
+        raise NotFound(
+            f"{run.id} runs on {run.host}",
+            f"cancel it there: hpckit cancel {typed(run.id, run.dir)}",
+        )
     unwritten: OSError | None = None
     try:
         # Whoever dies after this line has still said it: the next link reads it and ends.
@@ -57,7 +61,7 @@ def cancel_run(run: Run) -> str:
         raise CannotWrite(
             f"{run.id}: its jobs are cancelled, but it cannot be written down in {run.dir}: "
             f"{unwritten.strerror}",
-            f"free some space, and say it again: hpckit cancel {run.id}",
+            f"free some space, and say it again: hpckit cancel {typed(run.id, run.dir)}",
         )
     return "cancelled"
 
@@ -79,7 +83,7 @@ def _cancel_jobs_of(run: Run, facts: list[Facts], wish: str) -> dict[str, list[J
         raise SchedulerSilent(
             f"{run.id}: {wish}, but {error.message}",
             "what runs is ended by its worker as soon as it can; to be sure, "
-            f"say it again when Slurm answers: hpckit cancel {run.id}",
+            f"say it again when Slurm answers: hpckit cancel {typed(run.id, run.dir)}",
         ) from error
     finally:
         cache.forget()

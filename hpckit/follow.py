@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hpckit.logs import follow
 from hpckit.paint import duration, note
 from hpckit.run import Run
+from hpckit.settings import typed
 from hpckit.status.state import LOST, State, states_of
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def follow_run(
     try:
         return _follow(run, cache, rank, last_lines)
     except KeyboardInterrupt:
-        note(f"-- no longer following; the run goes on: hpckit watch {run.id}")
+        note(f"-- no longer following; the run goes on: hpckit watch {typed(run.id, run.dir)}")
         raise
 
 

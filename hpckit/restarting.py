@@ -41,6 +41,7 @@ from hpckit.monitor.incident import Incident
 from hpckit.run import Run, chain_numbers
 from hpckit.scheduler import choose as choose_scheduler
 from hpckit.scheduler.base import JobStatus, Phase, Scheduler
+from hpckit.settings import typed
 from hpckit.spec import JobSpec, spec_from_json
 from hpckit.spec.changes import by_path, wrong
 from hpckit.spec.parts import Change
@@ -91,7 +92,7 @@ def restart(run: Run, wish: Wish, tell: Callable[[str], None] = lambda _: None) 
     if (reached := no_more(run)) is not None:
         raise UsageError(
             f"{run.id}: {reached}",
-            f"begin a new run where it stands: hpckit submit --from {run.id}",
+            f"begin a new run where it stands: hpckit submit --from {typed(run.id, run.dir)}",
         )
     plans = [*plans_in_force(events), plan]
     asked = _try(run, plans)
@@ -149,7 +150,8 @@ def _refuse(run: Run) -> None:
         raise UsageError(f"{run.id} is a sweep of {run.points} runs", f"name one: {run.id}/000")
     if run.scheduler == FOREGROUND:
         raise UsageError(
-            f"{run.id} ran in a terminal", f"go on from it: hpckit run --from {run.id}"
+            f"{run.id} ran in a terminal",
+            f"go on from it: hpckit run --from {typed(run.id, run.dir)}",
         )
     if run.scheduler == "local" and run.host != socket.gethostname():
         raise NotFound(f"{run.id} runs on {run.host}", "restart it there")

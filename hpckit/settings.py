@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,11 @@ def root(flag: str | None = None, scratch: str | None = None) -> Path:
     """The folder that holds the runs."""
     found = setting("root", flag, scratch) or "runs"
     return _at_home(found).absolute()
+
+
+def typed(run_id: str, folder: str | Path) -> str:
+    """What names a run in a command without --root: its id, or its folder under another root."""
+    return run_id if root() / run_id == Path(folder) else shlex.quote(str(folder))
 
 
 def profile_name(flag: str | None = None) -> str | None:

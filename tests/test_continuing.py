@@ -230,10 +230,10 @@ def test_a_run_that_has_reached_a_limit_is_not_started_again(run, monkeypatch, l
     run = open_run(run.dir)
     with pytest.raises(UsageError, match=said) as refused:
         wish(run, monkeypatch, Refusing())
-    assert refused.value.hint.endswith("hpckit submit --from a/b")
+    assert refused.value.hint.endswith(f"hpckit submit --from {run.dir}")
     assert not [event for event in run.ledger().events() if is_by_hand(event)]
     told = describe(facts_of(run), State(state="stopped", reason=said))
-    assert "hpckit submit --from a/b" in run_text(told)
+    assert f"hpckit submit --from {run.dir}" in run_text(told)
     assert "restart" not in run_text(told)
 
 

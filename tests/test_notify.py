@@ -484,7 +484,7 @@ Jul 20 02:14 UTC  explosion at step 8123, attempt 1: gradient norm 4.1e6
 Jul 20 02:20 UTC  restarted as attempt 2: node failed
 
 folder  {run.dir}
-look    hpckit show agent/0720-p7d
+look    hpckit show {run.dir}
 """
     )
     assert post.subjects[1] == (
@@ -496,7 +496,7 @@ look    hpckit show agent/0720-p7d
 agent/0720-p7d stopped: explosion at step 8123, the third one: structural
 
 folder  {run.dir}
-look    hpckit show agent/0720-p7d
+look    hpckit show {run.dir}
 """
     )
 

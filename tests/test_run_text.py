@@ -109,12 +109,13 @@ def test_what_a_program_said_of_a_bad_node_is_told_and_it_was_not_lost(run):
 
 @pytest.mark.parametrize(
     ("scheduler", "command"),
-    [("slurm", "restart agent/0720-p7d"), ("foreground", "run --from agent/0720-p7d")],
+    [("slurm", "restart"), ("foreground", "run --from")],
 )
 def test_of_a_run_that_has_failed_it_is_told_what_to_do(run, scheduler, command):
     told = describe(facts_of(run), State(state="failed", reason="no"))
+    # The folder is typed: this run is under no root that a command looks at by itself.
     text = run_text({**told, "scheduler": scheduler})
-    assert f"For you to do: see why, then hpckit {command}, or let it be." in text
+    assert f"For you to do: see why, then hpckit {command} {run.dir}, or let it be." in text
 
 
 def by_hand(run, **plan):

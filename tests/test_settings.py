@@ -47,3 +47,12 @@ def test_a_configuration_with_a_mistake_is_told_with_its_place(project):
 def test_a_home_folder_that_nobody_has_is_a_sentence(project):
     with pytest.raises(UsageError, match="~nobody-has-this"):
         settings.root("~nobody-has-this/runs")
+
+
+def test_a_run_is_typed_so_that_a_command_without_a_root_finds_it(project, monkeypatch):
+    here = project / "jobs" / "runs" / "a" / "0720-p7d"
+    other = project / "my runs" / "a" / "0720-p7d"
+    assert settings.typed("a/0720-p7d", here) == "a/0720-p7d"
+    assert settings.typed("a/0720-p7d", other) == f"'{other}'"
+    monkeypatch.setenv("HPCKIT_ROOT", str(project / "my runs"))
+    assert settings.typed("a/0720-p7d", other) == "a/0720-p7d"

@@ -52,7 +52,9 @@ def test_each_attempt_came_as_far_as_it_came_wherever_the_next_began(
     attempts: list[Attempt],
 ) -> None:
     """Who is sent back to the beginning repeats what both before it have done."""
-    events = [event("resumed", attempt=each, step=step) for each, step in ((1, 0), (2, 100), (3, 0))]
+    events = [
+        event("resumed", attempt=each, step=step) for each, step in ((1, 0), (2, 100), (3, 0))
+    ]
     found = stretches(attempts, events)
     assert [(found[each].begin, found[each].end) for each in (1, 2)] == [(0, 120), (100, 260)]
     assert [found[each].lost for each in (1, 2, 3)] == [120, 160, 0]

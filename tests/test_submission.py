@@ -198,7 +198,7 @@ def test_a_definite_no_leaves_nothing_behind(tmp_path, source):
 
 def test_a_lost_answer_keeps_the_run_and_tells_how_to_find_out(tmp_path, source, monkeypatch):
     monkeypatch.setattr(committing, "LOOK_AGAIN_S", (0, 0))
-    with pytest.raises(SubmissionUnclear, match="hpckit show agent/"):
+    with pytest.raises(SubmissionUnclear, match=r"hpckit show .*/runs/agent/"):
         commit(tmp_path, source, Answering(SubmissionUnclear("sbatch gave no answer")))
     (folder,) = (tmp_path / "runs" / "agent").iterdir()
     run = open_run(folder)

@@ -9,6 +9,7 @@ from hpckit.checkpoint.manifest import Checkpoint, problem
 from hpckit.checkpoint.store import Store
 from hpckit.errors import HpckitError, NotFound, UsageError
 from hpckit.paint import note
+from hpckit.settings import typed
 
 if TYPE_CHECKING:
     from hpckit.run import Run
@@ -33,7 +34,7 @@ def choose(
         raise NotFound(f"{run.id} has no checkpoint {_words(step, good, best)}", _there(store))
     raise HpckitError(
         f"{run.id} has no such checkpoint that is intact",
-        f"hpckit checkpoint ls --verify {run.id} looks at all of them",
+        f"hpckit checkpoint ls --verify {typed(run.id, run.dir)} looks at all of them",
     )
 
 

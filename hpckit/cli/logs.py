@@ -75,6 +75,7 @@ def _log(run: Run, attempt: int | None, rank: int | None) -> tuple[int | None, P
     """The attempt that is meant and the log of a rank of it, or of the worker."""
     from hpckit.errors import NotFound
     from hpckit.logs import newest_link_log, rank_log, worker_log
+    from hpckit.settings import typed
 
     if rank is None and attempt is None and (newest := newest_link_log(run)):
         # Maybe of a worker that came to no attempt: why, it or the shell before it has said.
@@ -83,12 +84,17 @@ def _log(run: Run, attempt: int | None, rank: int | None) -> tuple[int | None, P
     chosen = [each for each in run.attempts() if attempt in (None, each.number)]
     if not chosen:
         what = f"attempt {attempt}" if attempt else "attempt yet"
-        raise NotFound(f"{run.id} has no {what}", f"hpckit show {run.id} tells what it waits for")
+        raise NotFound(
+            f"{run.id} has no {what}",
+            f"hpckit show {typed(run.id, run.dir)} tells what it waits for",
+        )
     found = worker_log(run, chosen[-1]) if rank is None else rank_log(chosen[-1], rank)
     if found is None or not found.exists():
         who = "the worker" if rank is None else f"rank {rank}"
         raise NotFound(
             f"{run.id}, attempt {chosen[-1].number}: {who} has printed nothing",
-            "" if rank is None else f"the worker may have: hpckit logs --worker {run.id}",
+            ""
+            if rank is None
+            else f"the worker may have: hpckit logs --worker {typed(run.id, run.dir)}",
         )
     return chosen[-1].number, found

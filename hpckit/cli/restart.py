@@ -8,6 +8,7 @@ import click
 
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
 from hpckit.paint import note
+from hpckit.settings import typed
 
 if TYPE_CHECKING:
     from hpckit.restarting import Restarted
@@ -76,7 +77,8 @@ def restart(
     if done.in_force:
         said = ", ".join(f"{key} {shown(value)}" for key, value in done.in_force.items())
         print(f"  now     {said}")
-    note(f"\nnext\n  hpckit watch {run.id}\n  hpckit show {run.id}")
+    named = typed(run.id, run.dir)
+    note(f"\nnext\n  hpckit watch {named}\n  hpckit show {named}")
 
 
 def _origin(done: Restarted) -> str:

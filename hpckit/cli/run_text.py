@@ -9,6 +9,7 @@ from typing import Any
 from hpckit.clock import local_words
 from hpckit.paint import duration, harmless, paint, short, table
 from hpckit.scheduler.base import Cause
+from hpckit.settings import typed
 from hpckit.spec.parts import INFRASTRUCTURE
 from hpckit.status.state import CANCEL_AGAIN, FOREGROUND
 
@@ -127,7 +128,7 @@ def _healthy(told: Told) -> int:
 
 
 def _to_do(told: Told) -> str:
-    run = told["run"]
+    run = typed(told["run"], told["dir"])
     ended = told["state"] in ("stopped", "failed")
     if told["reason"] == CANCEL_AGAIN:
         return f"For you to do: hpckit cancel {run}, once Slurm answers."

@@ -10,6 +10,7 @@ from hpckit.files import read_json
 from hpckit.limits import unit_name
 from hpckit.paint import note, paint, short, size, table
 from hpckit.run import Run
+from hpckit.settings import typed
 from hpckit.submission.commit import Submitted
 from hpckit.submission.plan import SubmissionPlan, lead_s
 
@@ -53,8 +54,9 @@ def tell(plan: SubmissionPlan, done: Submitted, cache: QueueCache) -> None:
         print(f"  {paint('warning', 'warning')} {warning}")
     if plan.points:
         _points(plan)
-    first = f"{run.id}/000" if run.is_sweep else run.id
-    note(f"\nnext\n  hpckit watch {run.id}\n  hpckit logs -f {first}")
+    name = typed(run.id, run.dir)
+    first = typed(f"{run.id}/000", run.dir / "000") if run.is_sweep else name
+    note(f"\nnext\n  hpckit watch {name}\n  hpckit logs -f {first}")
 
 
 def _asks(plan: SubmissionPlan) -> str:

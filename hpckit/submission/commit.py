@@ -31,6 +31,7 @@ from hpckit.files import told_apart, write_atomic, write_json
 from hpckit.model.numbered import NumberedPath
 from hpckit.rehearsed import FAULT, root_of
 from hpckit.run import Run, chain_folder
+from hpckit.settings import typed
 from hpckit.spec import sweep as sweeps
 from hpckit.submission import snapshot
 from hpckit.submission.plan import Chain, SubmissionPlan
@@ -215,9 +216,11 @@ def hand_over(
     try:
         return scheduler.submit(script)
     except SubmissionUnclear as error:
-        return _look_for(scheduler, run.id, error, known=[*before, *_known(run)])
+        return _look_for(scheduler, run, error, known=[*before, *_known(run)])
     except KeyboardInterrupt:
-        progress(f"interrupted: {run.id} may be submitted or not: hpckit show {run.id}")
+        progress(
+            f"interrupted: {run.id} may be submitted or not: hpckit show {typed(run.id, run.dir)}"
+        )
         raise
 
 
@@ -240,19 +243,18 @@ def _tell_refused(
             ledger.write("refused", chain=chain.number, reason=str(error) or "interrupted")
 
 
-def _look_for(
-    scheduler: Scheduler, name: str, error: SubmissionUnclear, *, known: list[str]
-) -> str:
+def _look_for(scheduler: Scheduler, run: Run, error: SubmissionUnclear, *, known: list[str]) -> str:
     """The answer was lost: the job, if there is one, is known by its name."""
     for pause_s in LOOK_AGAIN_S:
         time.sleep(pause_s)
         try:
-            found = {job.array_id for job in scheduler.queue() if job.name == name} - set(known)
+            found = {job.array_id for job in scheduler.queue() if job.name == run.id} - set(known)
         except SchedulerSilent:
             continue
         if found:
             return min(found, key=int)
+    look = f"hpckit show {typed(run.id, run.dir)}"
     raise SubmissionUnclear(
-        f"{name}: {error.message}",
-        f"it may be in the queue or not, and runs once at most: hpckit show {name}",
+        f"{run.id}: {error.message}",
+        f"it may be in the queue or not, and runs once at most: {look}",
     ) from error

@@ -13,6 +13,7 @@ from hpckit.files import read_json
 from hpckit.heal.in_force import plans_in_force, resources_in_force
 from hpckit.run import Run
 from hpckit.scheduler.slurm_text import nodes_of
+from hpckit.settings import typed
 from hpckit.submission.commit import hand_over, write_chain
 from hpckit.submission.plan import Chain, SubmissionPlan, array_of, header_of
 
@@ -50,7 +51,7 @@ def continue_run(
     if left <= 0:
         raise UsageError(
             f"{run.id}: all {spec.limits.attempts} attempts that its limits allow are used",
-            f"begin a new run where it stands: hpckit submit --from {run.id}",
+            f"begin a new run where it stands: hpckit submit --from {typed(run.id, run.dir)}",
         )
     plan = _plan(run, spec, scheduler, number, left)
     (chain,) = plan.chains

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +80,7 @@ def body(place: Place, items: Sequence[Item], headline: str = "") -> str:
     for item in _shown(told):
         lines += [item] if isinstance(item, str) else _told(item)
     lines += [""] * bool(told)
-    lines += [f"folder  {place.folder}", f"look    hpckit show {place.run}"]
+    lines += [f"folder  {place.folder}", f"look    hpckit show {shlex.quote(place.folder)}"]
     return "".join(f"{_cut(line, LINE)}\n" for line in lines)
 
 
