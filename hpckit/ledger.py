@@ -1,7 +1,8 @@
 """The append-only history of a run: one file a process that writes, merged on read.
 
 No locks and no shared appends, so that it holds on any shared filesystem. An event carries
-its time, its writer and what happened; a torn last line is passed over.
+its time, its writer and what happened; a torn last line is passed over, and so is one that makes
+no sense.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from hpckit.files import append_line, read_lines
 
 # The restart that the same writer wrote before was refused: nobody is to act on it.
 TAKEN_BACK = "taken_back"
+# Whole numbers, wherever they stand: a line that says otherwise makes no sense.
+COUNTS = ("number", "attempt", "launch", "rollbacks", "step", "from_step", "chain", "serial")
 FINAL_STATES = ("done", "stopped", "failed", "cancelled")
 
 
@@ -63,7 +66,7 @@ class Ledger:
         except (FileNotFoundError, NotADirectoryError):
             return {}
         return {
-            path.stem: [_event(path.stem, line) for line in read_lines(path)]
+            path.stem: [_event(path.stem, line) for line in read_lines(path) if _makes_sense(line)]
             for path in paths
             if path.suffix == ".jsonl"
         }
@@ -74,6 +77,10 @@ def _standing(events: list[Event]) -> list[Event]:
     if last(events, TAKEN_BACK) is None:
         return events
     return [event for event in events if not is_by_hand(event)]
+
+
+def _makes_sense(line: dict[str, Any]) -> bool:
+    return all(isinstance(line.get(key, 0), int) for key in COUNTS)
 
 
 def _event(writer: str, line: dict[str, Any]) -> Event:

@@ -60,3 +60,12 @@ def test_a_worker_whose_clock_is_behind_ends_its_run_all_the_same(tmp_path):
     assert final(ledger.events()).data["state"] == "done"
     ledger.write("submit", chains=[2])
     assert final(ledger.events()) is None
+
+
+def test_a_line_in_which_a_count_is_no_number_is_passed_over(tmp_path):
+    ledger = Ledger(tmp_path, "one")
+    ledger.write("attempt", number="x")
+    ledger.write("resumed", attempt=1, step=[])
+    ledger.write("finished", state="done", attempt=1)
+    assert [event.kind for event in ledger.events()] == ["finished"]
+    assert final(ledger.events()).data["state"] == "done"
