@@ -151,3 +151,10 @@ def test_a_change_that_makes_no_sense_hides_nothing(run):
     by_hand(run, changes="none")
     begin(run, job_id="8_1", node="n1", started=run.created)
     assert "params  lr=0.001" in shown(run, "running")
+
+
+def test_of_an_attempt_whose_own_file_is_damaged_nothing_is_made_up(run):
+    (run.attempts()[0].dir / "attempt.json").write_text("{")
+    text = shown(run, "running")
+    assert "attempt 1, job -, -" in text
+    assert "None" not in text

@@ -64,7 +64,8 @@ def _head(told: Told) -> str:
         head.append(f"step {_number(told['step'])}")
     if told["attempts"]:
         last = told["attempts"][-1]
-        head.append(f"attempt {last['number']}, job {last['job_id']}, {last['node']}")
+        job, node = last["job_id"] or "-", last["node"] or "-"
+        head.append(f"attempt {last['number']}, job {job}, {node}")
     return "   ".join(head)
 
 
@@ -151,7 +152,7 @@ def _attempts(told: Told) -> str:
         (
             str(each["number"]),
             str(each["job_id"] or "-"),
-            str(each["node"]),
+            str(each["node"] or "-"),
             _steps(each),
             local_words(each["started"]),
             local_words(each["ended"]) if each["ended"] else each["state"],
