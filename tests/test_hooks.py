@@ -213,7 +213,9 @@ def test_a_hook_that_hangs_is_killed_with_all_it_started_wherever_that_hid(run, 
     began = time.monotonic()
     hooks(on_finish=[hang, "echo next"], limit_s=0.8, end_s=20.0).finish(DONE)
     assert time.monotonic() - began < 4.0
-    *pids, last = outputs(run)
+    *printed, last = outputs(run)
+    # A shell may yet come to say that what it waited for was killed.
+    pids = [line for line in printed if line.isdigit()]
     assert (len(pids), last) == (4, "next")
     assert not [pid for pid in pids if is_alive(pid)]
     assert "was killed, its time was over" in capsys.readouterr().out

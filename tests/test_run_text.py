@@ -141,7 +141,7 @@ def test_a_restart_that_was_asked_for_is_told_until_it_has_begun(run):
 def test_a_cancel_that_slurm_has_not_heard_is_something_to_do(run):
     restarted(run)
     text = shown(run, "running", CANCEL_AGAIN)
-    assert f"For you to do: hpckit cancel {run.id}, once Slurm answers." in text
+    assert f"For you to do: hpckit cancel {run.dir}, once Slurm answers." in text
     assert "Nothing for you" not in text
 
 

@@ -79,9 +79,9 @@ def test_what_a_program_that_keeps_nothing_does_again_is_lost_whole(
     """Its log alone says where it took up: of 117 the first is the first that is printed."""
     readings(attempts[2], 117, 150)
     found = stretches(attempts, [])
-    # The second one went on from what nobody knows of.
-    assert (found[1].lost, found[1].end) == (0, 120)
-    assert (found[2].lost, found[2].end, found[2].lost_share) == (260, 0, 1.0)
+    assert (found[1].lost, found[1].end) == (120, 120)
+    # By its first line the second one took up at 257.
+    assert (found[2].lost, found[2].end, found[2].lost_share) == (3, 260, 1.0)
     assert (found[3].begin, found[3].end, found[3].lost_share) == (None, 150, 0.0)
 
 
