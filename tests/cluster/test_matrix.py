@@ -211,6 +211,8 @@ FAULTS = [
         guard=[("crash", "resubmit")],
         heal={GUARD: TO_NEW_JOB},
         forbids=False,
+        # So slow that Slurm has written down the first job when it is killed.
+        step_s=0.12,
     ),
     Fault(name="no accounting", strike=lose_the_accounting, chain=TIME_LIMIT, guard=TIME_LIMIT),
 ]
