@@ -81,6 +81,9 @@ def test_srun_is_asked_anew_where_it_waited_for_its_step_in_vain(tmp_path, monke
     busy = f"[ $(wc -l < {tmp_path}/tries) = 3 ] && exit 0; sleep 1; echo '{BUSY}' >&2; exit 1"
     assert tries(started_by(busy, tmp_path, monkeypatch), tmp_path) == 3
     assert (tmp_path / "srun.log").read_text() == ""
+    # It gives up only if told so; in a terminal nobody would ask anew.
+    assert "--immediate=10" in srun_command(LAYOUT, tmp_path)
+    assert "--immediate=10" not in srun_command(LAYOUT, tmp_path, foreground=True)
 
 
 @pytest.mark.parametrize("srun", [f"echo '{NEVER}' >&2; exit 1", "sleep 1; exit 1"])
