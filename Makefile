@@ -45,7 +45,7 @@ bench: $(READY) slurm
 $(READY): setup.py constraints.txt
 	@echo "installing into $(VENV): two or three minutes" >&2
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audio,test,dev]'
 	@touch $@
 
 # What takes long: trainings killed 200 times, and the rescue of 60 that diverge, beside six rivals.

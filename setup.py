@@ -32,6 +32,8 @@ setup(
         "tensorboard",
     ],
     extras_require={
+        # Reading sound files; decoding the speech that `hpckit data speech` fetches.
+        "audio": ["av", "soundfile"],
         "test": [
             "accelerate",
             "lion-pytorch",

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every folder that hpckit writes to by itself, under a fresh one."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("HPCKIT_ROOT", "HPCKIT_CLUSTER", "NO_COLOR"):
+    for name in ("HPCKIT_ROOT", "HPCKIT_CLUSTER", "HPCKIT_DATA", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name in list(os.environ):
         if name.startswith("SLURM_") and name != "SLURM_CONF":

@@ -1,0 +1,1 @@
+"""Sets of sounds that one command fetches, and trainings find by their name."""
