@@ -16,7 +16,7 @@ def text() -> str:
     parts = ["# Commands\n"]
     for command in ["", *COMMANDS]:
         parts.append(_section(command.split()))
-        if command in ("checkpoint", "cluster"):
+        if command in ("checkpoint", "data", "cluster"):
             parts += [_section([command, name]) for name in _subcommands(command)]
     return "\n".join(parts)
 

@@ -46,10 +46,10 @@ def config_files() -> list[Path]:
 
 
 def _beside(file: Path, value: str) -> str:
-    return str(file.parent / _at_home(value))
+    return str(file.parent / at_home(value))
 
 
-def _at_home(value: str) -> Path:
+def at_home(value: str) -> Path:
     """A path whose `~` is a home folder, where there is one."""
     try:
         return Path(value).expanduser()
@@ -60,7 +60,7 @@ def _at_home(value: str) -> Path:
 def root(flag: str | None = None, scratch: str | None = None) -> Path:
     """The folder that holds the runs."""
     found = setting("root", flag, scratch) or "runs"
-    return _at_home(found).absolute()
+    return at_home(found).absolute()
 
 
 def typed(run_id: str, folder: str | Path) -> str:

@@ -28,7 +28,7 @@ def imported(*args, cwd):
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
 
 
-@pytest.mark.parametrize("args", [["--help"], ["ls"], ["ls", "--json"]])
+@pytest.mark.parametrize("args", [["--help"], ["ls"], ["ls", "--json"], ["data"]])
 def test_listing_imports_nothing_that_costs(args, tmp_path):
     assert not imported(*args, cwd=tmp_path) & COSTLY
 

@@ -37,6 +37,7 @@ def test_what_is_made_from_the_program_is_as_the_program_has_it(page):
         "docs/healing.md",
         "docs/cluster.md",
         "docs/rehearse.md",
+        "docs/data.md",
     ],
 )
 def test_every_command_in_the_docs_exists(page):
@@ -57,6 +58,8 @@ def test_every_command_in_the_docs_exists(page):
         "docs/runs.md",
         "docs/training.md",
         "docs/watch.md",
+        "docs/audio.md",
+        "docs/data.md",
     ],
 )
 def test_every_link_in_the_docs_leads_somewhere(page):

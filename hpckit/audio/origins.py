@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpckit.audio.generated import kind_of, voice_of
 from hpckit.errors import NotFound
+from hpckit.settings import at_home
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -30,7 +31,7 @@ def origins(source: str | Path, clips: int) -> list[Origin]:
         return [_generated(number) for number in range(clips)]
     if source == "speech":
         return _speech()
-    return _in_folder(Path(source).expanduser())
+    return _in_folder(at_home(str(source)))
 
 
 def _generated(number: int) -> Origin:

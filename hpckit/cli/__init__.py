@@ -24,6 +24,7 @@ COMMANDS = {
     "restart": ("restart:restart", "Start a run again, changed if need be."),
     "guard": ("guard:guard", "Start the next attempt of runs that have none."),
     "rehearse": ("rehearse:rehearse", "Have a run fail on purpose, and see whether it heals."),
+    "data": ("data:data", "Fetch sounds to train on, and list what is there."),
     "prune": ("prune:prune", "Delete what old runs no longer need."),
     "doctor": ("doctor:doctor", "Look for what would go wrong here."),
     "cluster": ("cluster:cluster", "A real Slurm on this machine, for development."),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def data_folder(flag: str | None = None) -> Path:
     """The folder that holds a folder for each set."""
-    from hpckit.settings import cache_folder
+    from hpckit.settings import at_home, cache_folder
 
     given = flag or os.environ.get("HPCKIT_DATA")
-    return Path(given).expanduser().absolute() if given else cache_folder()
+    return at_home(given).absolute() if given else cache_folder()
