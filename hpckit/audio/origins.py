@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,16 @@ def _in_folder(folder: Path) -> list[Origin]:
     return [_file(folder, path) for path in sorted(own.values())]
 
 
-def _files(folder: Path) -> list[Path]:
-    return [Path(place) / name for place, _, names in os.walk(folder) for name in names]
+def _files(folder: Path) -> Iterator[Path]:
+    """All files, also below links to folders; each folder once, so that no link leads in a ring."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place) / name for name in names)
 
 
 def _is_sound(path: Path) -> bool:

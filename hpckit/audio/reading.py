@@ -97,7 +97,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with soundfile.SoundFile(path) as file:
             yield file
-    except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
+    except (soundfile.SoundFileError, OSError) as error:
         raise Unusable("unreadable") from error
 
 

@@ -168,6 +168,17 @@ def test_a_link_to_a_sound_is_that_sound(folder):
     assert len(train.clips) + len(held_out.clips) == 20
 
 
+def test_links_to_folders_are_followed_and_lead_in_no_ring(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "corpus").symlink_to(folder)
+    (linked / "again").symlink_to(folder)
+    (folder / "ring").symlink_to(linked)
+    found = sounds(linked, rate=RATE, seconds=0.5, share=0)
+    assert len(found.clips) == 20
+    assert found.clips[0].origin.name == "again/speaker0/take 00.wav"
+
+
 def test_what_cannot_be_used_is_left_out_and_told_in_one_warning(tmp_path):
     write(tmp_path / "good.wav", noise(2))
     write(tmp_path / "silent.wav", np.zeros(2 * RATE))
