@@ -40,6 +40,7 @@ setup(
             "pytest",
             "jsonschema",
             "pexpect",
+            "pyte",
             "pytest-xdist",
             "pytorch-lightning",
             "setuptools>=70.1",

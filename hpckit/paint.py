@@ -27,8 +27,12 @@ COLOURS = {
 
 # Our own colours; a program's sequences never reach a person's terminal through `show`.
 ESCAPES = re.compile(r"(\x1b\[[0-9;]*m)")
+RESET = "\x1b[0m"
+# With them what some terminals take for such a sequence in one sign, what turns the direction of
+# writing, and halves of signs, which no file takes.
 CONTROL = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)|[\x00-\x08\x0b-\x1f\x7f]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
@@ -39,18 +43,56 @@ def plain_line(line: str) -> str:
 
 def harmless(line: str) -> str:
     """What a program printed, without what would move a reader's cursor or rename the window."""
-    return CONTROL.sub("", plain_line(line))
+    return CONTROL.sub("", plain_line(line)).replace("\n", " ")
+
+
+def can_redraw() -> bool:
+    """Whether stdout is a terminal that knows how to move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def colours_wanted() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return can_redraw() and not os.environ.get("NO_COLOR")
+
+
+def is_plain_text() -> bool:
+    """Whether stdout has no signs beyond ASCII: by its locale, for Python itself writes UTF-8."""
+    named = [os.environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    locale = next((each for each in named if each), "utf-8")
+    return not all("utf" in each.lower() for each in (locale, sys.stdout.encoding or ""))
+
+
+def width_of(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    wide = sum(east_asian_width(sign) in "WF" for sign in text)
+    return len(text) + wide - sum(bool(combining(sign)) for sign in text)
+
+
+def cut(line: str, columns: int) -> str:
+    """A line that takes one row: escape sequences take no room, and none is left open."""
+    shown, out = 0, ""
+    for part in ESCAPES.split(plain_line(line)):
+        if ESCAPES.fullmatch(part):
+            out += part
+            continue
+        room = max(0, columns - shown)
+        part = part[:room]
+        while width_of(part) > room:
+            part = part[:-1]
+        out += part
+        shown += width_of(part)
+    return out
 
 
 def paint(text: str, kind: str) -> str:
     """The text in a kind's colour, plain where nobody sees colours."""
     if not colours_wanted() or kind not in COLOURS:
         return text
-    return f"\x1b[{COLOURS[kind]}m{text}\x1b[0m"
+    return f"\x1b[{COLOURS[kind]}m{text}{RESET}"
 
 
 def table(
@@ -97,13 +139,17 @@ def size(mb: float) -> str:
     return f"{mb:.3g} MB" if mb >= 0.1 else f"{max(mb * 1000, 0.1):.2g} kB"
 
 
+def spaced(value: object) -> str:
+    """A count with room between its thousands."""
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)
+
+
 def short(value: object) -> str:
     """A parameter as it fits in a table."""
     if isinstance(value, float):
         return f"{value:.6g}"
     nested = isinstance(value, (dict, list))
     text = harmless(json.dumps(value, ensure_ascii=False) if nested else str(value))
-    text = text.replace("\n", " ")
     return text if len(text) <= 24 else text[:23] + "…"
 
 

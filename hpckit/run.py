@@ -115,12 +115,7 @@ class Run:
 
     def attempts(self) -> list[Attempt]:
         """What has been attempted so far, oldest first."""
-        folder = self.dir / "attempts"
-        try:
-            names = sorted(name for name in os.listdir(folder) if name.isdigit())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [Attempt(number=int(name), dir=folder / name) for name in names]
+        return attempts_in(self.dir)
 
     @property
     def had(self) -> dict[str, int]:
@@ -218,6 +213,16 @@ def served_by_another(run: Path, attempt: int, launch: int | None = None) -> boo
         newest = launches_in(attempts / f"{attempt:03d}" / "logs")[-1:]
         return any(int(path.name.removeprefix("launch-")) > launch for path in newest)
     return False
+
+
+def attempts_in(run_dir: Path) -> list[Attempt]:
+    """What has been attempted of the run in a folder, oldest first."""
+    folder = run_dir / "attempts"
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.isdigit())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [Attempt(number=int(name), dir=folder / name) for name in names]
 
 
 def launches_in(folder: Path) -> list[Path]:

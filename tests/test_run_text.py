@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hpckit.cli.run_text import run_text
-from hpckit.clock import iso, seconds_of
+from hpckit.clock import iso, local_words, seconds_of
 from hpckit.files import append_line, write_json
 from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
@@ -158,3 +158,28 @@ def test_of_an_attempt_whose_own_file_is_damaged_nothing_is_made_up(run):
     text = shown(run, "running")
     assert "attempt 1, job -, -" in text
     assert "None" not in text
+
+
+def test_how_far_it_is_and_when_it_will_be_done_is_told_where_it_is_known(run):
+    state = State(state="running", ends_by=iso(time.time() + 600))
+    assert "   step 410   " in shown(run, "running")
+    assert describe(facts_of(run), state)["total_steps"] is None
+    writer = ReadingsWriter(run.attempts()[0].dir / "readings" / "launch-2")
+    now = time.time()
+    for step in range(411, 500):
+        values = {"train/loss": 1.0, "progress/total": 800.0}
+        writer.write(Reading(step=step, values=values, time=now + step - 499))
+    writer.close()
+    told = describe(facts_of(run), state)
+    assert (told["step"], told["total_steps"]) == (499, 800)
+    assert seconds_of(told["done_about"]) == pytest.approx(now + 300, abs=2)
+    text = run_text(told)
+    assert "   step 499 of 800   " in text
+    done, ends = (local_words(told[each]) for each in ("done_about", "ends_by"))
+    assert f"next    done about {done}, before its limit at {ends}; " in text
+    early = iso(time.time() + 60)
+    assert (
+        f"done about {done} if no attempt waits in the queue, this attempt ends by "
+        f"{local_words(early)}; " in run_text({**told, "ends_by": early})
+    )
+    assert describe(facts_of(run), State(state="done"))["done_about"] is None

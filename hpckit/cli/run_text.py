@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hpckit.clock import local_words
-from hpckit.paint import duration, harmless, paint, short, table
+from hpckit.paint import duration, harmless, paint, short, spaced, table
 from hpckit.scheduler.base import Cause
 from hpckit.settings import typed
 from hpckit.spec.parts import INFRASTRUCTURE
@@ -44,12 +44,12 @@ def run_text(told: Told) -> str:
     lines = [_head(told)]
     if told["reason"] not in ("", told["state"]):
         lines += [harmless(told["reason"])]
-    lines += _summary(told)
-    lines += [_asked(each, told) for each in told["asked"]]
+    lines += summary(told)
+    lines += [wish_text(each, told) for each in told["asked"]]
     if told["unsaved"]:
-        lines.append(_unsaved(told["unsaved"], told["checkpoints"]))
+        lines.append(unsaved_text(told["unsaved"], told["checkpoints"]))
     if told["attempts"]:
-        lines += ["", _attempts(told)]
+        lines += ["", attempts_table(told)]
     lines += _incidents(told)
     lines += ["", *_facts(told)]
     if told["checkpoints"]:
@@ -61,7 +61,7 @@ def run_text(told: Told) -> str:
 def _head(told: Told) -> str:
     head = [paint(told["run"], "bold"), paint(told["state"].upper(), told["state"])]
     if told["step"] is not None:
-        head.append(f"step {_number(told['step'])}")
+        head.append(steps_text(told["step"], told["total_steps"]))
     if told["attempts"]:
         last = told["attempts"][-1]
         job, node = last["job_id"] or "-", last["node"] or "-"
@@ -69,19 +69,24 @@ def _head(told: Told) -> str:
     return "   ".join(head)
 
 
-def _summary(told: Told) -> list[str]:
+def steps_text(step: int, total: int | None) -> str:
+    """How far it is, and how far it goes where that is known."""
+    return f"step {spaced(step)}" + (f" of {spaced(total)}" if total else "")
+
+
+def summary(told: Told) -> list[str]:
     """What happened so far in a sentence, and whether anybody has to do anything."""
     parts = [", ".join(_events(told)) + "."] if _events(told) else []
     healthy = _healthy(told)
     if parts and healthy:
-        parts.append(f"Healthy for {_number(healthy)} steps.")
+        parts.append(f"Healthy for {spaced(healthy)} steps.")
     to_do = _to_do(told)
     if to_do and (parts or told["state"] not in ("running", "pending")):
         parts.append(to_do)
     return [f"So far: {' '.join(parts)}" if _events(told) else " ".join(parts)] if parts else []
 
 
-def _asked(wish: Told, told: Told) -> str:
+def wish_text(wish: Told, told: Told) -> str:
     """A restart that a person has asked for, and that has not begun."""
     parts = [f"from {wish['checkpoint'] or 'the newest state that is sound'}"]
     parts += [wish["changes"]] if wish["changes"] else []
@@ -122,7 +127,7 @@ def _is_plain(each: Told) -> bool:
 
 def _healthy(told: Told) -> int:
     """Steps since anything that was acted on, where that has healed it."""
-    acted = [each for each in told["incidents"] if _is_acted_on(each)]
+    acted = [each for each in told["incidents"] if is_acted_on(each)]
     if not acted or not acted[-1]["healed"]:
         return 0
     return max(0, (told["step"] or 0) - max(each["step"] or 0 for each in acted))
@@ -146,7 +151,7 @@ def _to_do(told: Told) -> str:
     }.get(told["state"], "")
 
 
-def _attempts(told: Told) -> str:
+def attempts_table(told: Told) -> str:
     unit = told["gpu_hours"]["unit"]
     rows = [
         (
@@ -171,7 +176,7 @@ def _steps(attempt: Told) -> str:
     begin, end = attempt["from_step"], attempt["to_step"]
     if begin is None and end is None:
         return "-"
-    return f"{_number(begin or 0)} -> {'' if end is None else _number(end)}".rstrip()
+    return f"{spaced(begin or 0)} -> {'' if end is None else spaced(end)}".rstrip()
 
 
 def _because(attempt: Told, incidents: Sequence[Told]) -> str:
@@ -185,26 +190,26 @@ def _because(attempt: Told, incidents: Sequence[Told]) -> str:
 
 def _incidents(told: Told) -> list[str]:
     """What was acted on, a block each, and what was only told, a line each."""
-    found = _without_first_signs(told["incidents"])
+    found = without_first_signs(told["incidents"])
     shown = found if len(found) <= MOST_INCIDENTS else [found[0], *found[1 - MOST_INCIDENTS :]]
     lines: list[str] = []
     for number, each in enumerate(shown):
         if number == 1 and len(found) > len(shown):
             lines += ["", f"... {len(found) - len(shown)} more: hpckit show --json has all"]
         block = _block(each, told["reason"])
-        lines += ["", *block] if _is_acted_on(each) else _line(each, lines)
+        lines += ["", *block] if is_acted_on(each) else _line(each, lines)
     if lines and told["now"] and not told["exit_code"]:
         lines += [f"  since: {_now(told['now'])}"]
     return lines
 
 
-def _without_first_signs(incidents: Sequence[Told]) -> list[Told]:
+def without_first_signs(incidents: Sequence[Told]) -> list[Told]:
     """Without what was only told shortly before something was done about it: that tells it all."""
-    acted = [(each["attempt"], each["step"] or 0) for each in incidents if _is_acted_on(each)]
+    acted = [(each["attempt"], each["step"] or 0) for each in incidents if is_acted_on(each)]
     return [
         each
         for each in incidents
-        if _is_acted_on(each)
+        if is_acted_on(each)
         or not any(
             attempt == each["attempt"] and 0 <= step - (each["step"] or 0) <= FIRST_SIGNS
             for attempt, step in acted
@@ -212,12 +217,12 @@ def _without_first_signs(incidents: Sequence[Told]) -> list[Told]:
     ]
 
 
-def _is_acted_on(each: Told) -> bool:
+def is_acted_on(each: Told) -> bool:
     return each["plan"] not in (None, "tell", "skip")
 
 
 def _line(each: Told, before: Sequence[str]) -> list[str]:
-    where = f"told: step {_number(each['step'])}, attempt {each['attempt']}: {each['kind']}: "
+    where = f"told: step {spaced(each['step'])}, attempt {each['attempt']}: {each['kind']}: "
     gap = [] if before and before[-1].startswith("told: ") else [""]
     return [*gap, harmless(f"{where}{each['sentence'] or ''}")]
 
@@ -225,10 +230,10 @@ def _line(each: Told, before: Sequence[str]) -> list[str]:
 def _block(each: Told, reason: str) -> Iterator[str]:
     kind = str(each["kind"]).replace("_", " ")
     when = local_words(each["time"])
-    title = f"Incident, step {_number(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
+    title = f"Incident, step {spaced(each['step'])}, attempt {each['attempt']}, {when}: {kind}"
     yield paint(title, "warning")
     said = str(each["sentence"] or "")
-    answer = _answer(each)
+    answer = what_was_done(each)
     is_told = _is_plain(each) or (each["plan"] == "stop" and said in answer)
     for part in () if is_told else said.split("; "):
         yield f"  {harmless(part)}"
@@ -237,13 +242,13 @@ def _block(each: Told, reason: str) -> Iterator[str]:
         yield from (f"    {harmless(line)}" for line in each["lines"])
 
 
-def _answer(each: Told) -> str:
+def what_was_done(each: Told) -> str:
     """What was asked for, and whether it was done."""
     if not each["applied"]:
         return f"asked: {each['plan_sentence']}"
     is_machine = each["kind"] in INFRASTRUCTURE
     went = "went on from" if is_machine else "back to"
-    parts = [f"{went} step {_number(each['resumed_step'])}", *each["changed"]]
+    parts = [f"{went} step {spaced(each['resumed_step'])}", *each["changed"]]
     done = (
         "applied, in force" if not is_machine else "done" if each["healed"] else "not yet further"
     )
@@ -294,12 +299,31 @@ def _next(told: Told) -> str:
         expected = coming["expected"]
         when = f", expected {local_words(expected)}" if expected else ""
         return f"job {coming['job_id']}: {coming['reason'] or 'waiting'}{when}; {left}"
-    if told["ends_by"]:
-        return f"this attempt ends by {local_words(told['ends_by'])}; {left}"
-    return left
+    ends = ", ".join(words for words in (_done_about(told), _ends_by(told)) if words)
+    return f"{ends}; {left}" if ends else left
 
 
-def _unsaved(unsaved: Told, found: Sequence[Told]) -> str:
+def _is_in_time(told: Told) -> bool:
+    """Whether this attempt will see the training's end."""
+    return not told["ends_by"] or bool(told["done_about"] <= told["ends_by"])
+
+
+def _done_about(told: Told) -> str:
+    if not told["done_about"]:
+        return ""
+    waits = "" if _is_in_time(told) else " if no attempt waits in the queue"
+    return f"done about {local_words(told['done_about'])}{waits}"
+
+
+def _ends_by(told: Told) -> str:
+    if not told["ends_by"]:
+        return ""
+    is_before = told["done_about"] and _is_in_time(told)
+    words = "before its limit at" if is_before else "this attempt ends by"
+    return f"{words} {local_words(told['ends_by'])}"
+
+
+def unsaved_text(unsaved: Told, found: Sequence[Told]) -> str:
     """That its last state is on no disk: of a run that is done one would think it is."""
     steps = [each["step"] for each in found if not each["damaged"]]
     newest = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint"
@@ -323,8 +347,3 @@ def _last_words(told: Told) -> list[str]:
     if log is None:
         return []
     return ["", f"the end of {log}", *(f"  {harmless(line)}" for line in tail(log, 12))]
-
-
-def _number(value: Any) -> str:
-    """A count with room between its thousands."""
-    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from hpckit.checkpoint.lineage import believed
 from hpckit.errors import UsageError
 from hpckit.train import random_states
+from hpckit.train.feed import Feed
 from hpckit.train.keeper import loaded
 from hpckit.train.outside import Outside
 from hpckit.train.place import Trail, Window
@@ -66,6 +67,8 @@ class Hosted(Session):
         super().__init__(surroundings, params)
         self.trail = Onward()
         self.resumed = False
+        # As the framework counts them.
+        self.total_steps: int | None = None
         # The random states to go on with, until they are put back.
         self.random: dict[str, Any] | None = None
         self.rates = Rates(self)
@@ -174,6 +177,9 @@ class Hosted(Session):
             self.place = here
             self.stepper.agreed.clear()
         return went_back
+
+    def _steps_in_all(self, feed: Feed, first: int) -> int | None:
+        return self.total_steps
 
     def _obey(self) -> None:
         agreed = self.stepper.agreed

@@ -71,6 +71,7 @@ class HpckitCallback(TrainerCallback):
             scaler=trainer.accelerator.scaler,
             **{NAME: counted},
         )
+        session.total_steps = state.max_steps if state.max_steps > 0 else None
         session.begin(self._where)
         session.listen()
         counted.began = True

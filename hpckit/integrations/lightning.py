@@ -6,6 +6,7 @@ after an explosion, and the next attempt goes on where this one stood. Outside n
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ class HpckitCallback(Callback):
             # Lightning's own handler, set by now, would end the loop unsaved.
             self._session.listen(trainer._signal_connector._original_handlers.get(signal.SIGTERM))
             self._loaders.is_training = True
+            self._session.total_steps = _total_steps(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         session = self._session
@@ -124,6 +126,13 @@ class HpckitCallback(Callback):
         if self._session is not None:
             with self._state.between_epochs():
                 self._session.finish()
+
+
+def _total_steps(trainer: Any) -> int | None:
+    steps = trainer.estimated_stepping_batches
+    # Of several optimizers each step counts for max_steps; here a pass is one.
+    is_known = math.isfinite(steps) and (trainer.max_steps < 0 or len(trainer.optimizers) == 1)
+    return int(steps) if is_known and steps > 0 else None
 
 
 def _scaler(trainer: Any) -> Any:

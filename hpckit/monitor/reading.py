@@ -10,6 +10,7 @@
     grad/scale/<optimizer> the scale of a float16 training's loss
     weights/update/<optimizer>  size of the update over size of the weights
     lr/<optimizer>         learning rate
+    progress/total         steps that the training will have done at its end
     time/step, time/data   seconds of the whole step, and of waiting for its data
 
 A slash groups: TensorBoard and W&B show one page a first word.
@@ -28,6 +29,7 @@ SCALE = "grad/scale"
 GROUP = "grad/group"
 UPDATE = "weights/update"
 RATE = "lr"
+TOTAL = "progress/total"
 # The name of an optimizer that nobody named.
 MAIN = "main"
 

@@ -17,6 +17,8 @@ from hpckit.heal.plan import Plan
 from hpckit.ledger import Event, is_by_hand
 from hpckit.limits import attempt_hours, hours_used, left_s, no_more, unit_name, units
 from hpckit.run import Attempt, Run, launches_in
+from hpckit.status.live import total_of
+from hpckit.status.pace import Pace
 from hpckit.status.state import Facts, State, states_of
 from hpckit.status.steps import Stretch, incidents, steps_done, stretches, unsaved
 from hpckit.worker.outcome import TERMINATED
@@ -63,6 +65,8 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "params_now": _params_now(facts),
         "asked": [] if state.is_final else [_wish(event) for event in _open_wishes(facts)],
         "step": step,
+        "total_steps": total_of(readings),
+        "done_about": _done_about(state, readings),
         "exit_code": state.exit_code,
         "gpu_hours": {
             "used": round(used, 3),
@@ -94,6 +98,17 @@ def _ends_by(run: Run, spec: JobSpec, state: State, used: float) -> str | None:
         return None
     now = time.time()
     return iso(min(seconds_of(state.ends_by), now + left_s(run, spec, used, now)))
+
+
+def _done_about(state: State, readings: Sequence[Reading]) -> str | None:
+    """When the last step that is wanted will be done, if it goes on as it does now."""
+    total, pace = total_of(readings), Pace()
+    for reading in readings:
+        pace.add(reading.step, reading.time)
+    if state.state != "running" or total is None or not readings[-1].time:
+        return None
+    left_s = pace.left_s(max(0, total - readings[-1].step - 1))
+    return None if left_s is None else iso(readings[-1].time + left_s)
 
 
 def _step(attempts: list[Attempt], steps: dict[int, Stretch] | None = None) -> int | None:

@@ -22,6 +22,7 @@ from hpckit.train.pulse import BETWEEN, SAVING
 from hpckit.train.returning import Returning
 from hpckit.train.surroundings import Surroundings
 from hpckit.train.taking import Taking
+from hpckit.train.total import Total
 from hpckit.train.training import Training
 
 TERMINATED = 143
@@ -36,6 +37,8 @@ class Between(Training):
         self._ends = Ends()
         self._requests = Requests(surroundings.run_dir)
         self._epochs_wanted: int | None = None
+        self._total = Total()
+        self._total_steps: int | None = None
         self._asked_at = -1000
         self._own_act: Incident | None = None
         self._forgotten: Forgotten | None = None
@@ -94,6 +97,9 @@ class Between(Training):
         self.trail.add(stepper.step_number, self.place.epoch, first, feed.taken)
         self._ask()
         stepper.log(epoch=self._epoch_now(feed), **self._data.take(), **self._planned.now)
+        self._total_steps = self._steps_in_all(feed, first)
+        if self._total_steps is not None:
+            self._facts[names.TOTAL] = float(self._total_steps)
         stepper.log(**self._facts)
         self._facts = {}
         incidents = stepper.end()
@@ -144,6 +150,11 @@ class Between(Training):
     def _epoch_now(self, feed: Feed) -> float:
         part = feed.taken / feed.length if feed.length else 0.0
         return self.place.epoch + min(part, 1.0)
+
+    def _steps_in_all(self, feed: Feed, first: int) -> int | None:
+        """At the end of this loop, as far as anybody knows."""
+        step, epochs = self.stepper.step_number + 1, self._epochs_wanted
+        return self._total.after(step, self.place, first=first, length=feed.length, epochs=epochs)
 
     def _ask(self) -> None:
         """What this rank wants of all; it rides on what they tell each other anyhow."""
@@ -247,17 +258,11 @@ class Between(Training):
         progress = self.teller.progress
         if not progress.wanted:
             return
-        feed, stepper = self._feed, self.stepper
-        total = None
-        if feed is not None and feed.length and self._epochs_wanted:
-            done = self.place.epoch * feed.length + self.place.taken
-            if done:
-                all_batches = self._epochs_wanted * feed.length
-                total = round(stepper.step_number * all_batches / done)
+        stepper = self.stepper
         loss = stepper.latest.known.get(names.LOSS) if stepper._sender.used else None
         progress.update(
             stepper.step_number,
-            total=total,
+            total=self._total_steps,
             epoch=self.place.epoch,
             epochs=self._epochs_wanted,
             loss=loss,

@@ -87,3 +87,16 @@ def test_a_callback_that_comes_after_the_trainer_is_told(life: Life) -> None:
     trainer.add_callback(HpckitCallback())
     with pytest.raises(UsageError, match="came too late"):
         trainer.train()
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_steps": 17}])
+def test_each_reading_says_how_many_steps_there_will_be(
+    life: Life, settings: dict[str, Any]
+) -> None:
+    life.submit()
+    trainer, *_ = train(life, 1, **settings)
+    steps = trainer.state.global_step
+    found = [
+        each.values["progress/total"] for each in life.readings() if "grad/norm/main" in each.values
+    ]
+    assert found == [float(steps)] * steps

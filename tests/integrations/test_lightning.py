@@ -166,3 +166,16 @@ def test_other_callbacks_and_the_modules_own_go_on_too(life: Life) -> None:
     counts, module = once(2, 99)
     assert counts.count == 40
     assert module.note == len(module.state_dict())
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_steps": 17, "max_epochs": -1}])
+def test_each_reading_says_how_many_steps_there_will_be(
+    life: Life, settings: dict[str, Any]
+) -> None:
+    life.submit()
+    trainer, *_ = train(life, 1, **settings)
+    steps = trainer.global_step
+    found = [
+        each.values["progress/total"] for each in life.readings() if "grad/norm/main" in each.values
+    ]
+    assert found == [float(steps)] * steps

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim import lr_scheduler
 
 from hpckit.checkpoint.names import Segment
 from hpckit.ledger import Ledger
 from hpckit.monitor.incident import Incident
+from hpckit.monitor.readings.reader import read_readings
+from hpckit.monitor.readings.tensorboard import NO_CURVES
 from hpckit.train import progress as progress_module
 from hpckit.train import telling
 from hpckit.train.forgotten import Forgotten
@@ -22,6 +25,7 @@ from hpckit.train.params import Params, merged
 from hpckit.train.progress import Progress
 from hpckit.train.registry import Registry
 from hpckit.train.telling import Teller
+from tests.train.inside import Lives, Training
 
 
 class Terminal(io.StringIO):
@@ -335,3 +339,25 @@ def test_parameters_are_a_dict_as_any_other() -> None:
     assert json.loads(json.dumps(params)) == {"a": 1, "b": {"c": 2}}
     assert isinstance(params, dict)
     assert "a" in params
+
+
+def test_tensorboard_has_every_name_of_the_readings_but_what_is_no_curve(life: Lives) -> None:
+    run = life.begin()
+    training = Training(run, epochs=2)
+    for x, y in run.batches(training.loader, epochs=2):
+        loss = (training.model(x) - y).square().mean()
+        training.optimizer.zero_grad()
+        loss.backward()
+        run.log(mel=loss / 2)
+        run.step(training.optimizer, loss=loss)
+        if run.epoch_ends:
+            run.best(loss)
+    life.end()
+    (folder,) = life.folder.glob("attempts/001/readings/launch-1")
+    named = {name for each in read_readings(folder) for name in each.values}
+    shown = EventAccumulator(str(life.folder / "tensorboard"), size_guidance={"scalars": 0})
+    shown.Reload()
+    curves = set(shown.Tags()["scalars"])
+    assert curves == {name for name in named if not name.startswith(NO_CURVES)}
+    assert {"train/mel", "val/metric", "grad/norm/main", "epoch"} <= curves
+    assert "progress/total" in named - curves

@@ -24,8 +24,16 @@ from hpckit.monitor.readings.appender import Appender
 from hpckit.monitor.readings.background import Background, Item, breathing, tell
 from hpckit.monitor.readings.chosen import Chosen
 
-# What is there for the health rules, and is no curve to look at.
-NO_CURVES = ("data/batch", "data/expected", "data/size", "device/", "schedule/", "lr_planned/")
+# What is there for the health rules and for who watches, and is no curve to look at.
+NO_CURVES = (
+    "data/batch",
+    "data/expected",
+    "data/size",
+    "device/",
+    "lr_planned/",
+    "progress/",
+    "schedule/",
+)
 
 _numbers = itertools.count()
 
