@@ -21,11 +21,11 @@ from hpckit.spec.parts import INFRASTRUCTURE
 
 # So many of the incidents of before are told one by one.
 TOLD = 3
-ADVICE = (
-    "Clipping and learning rate cannot heal that. Look beside this parameter for a division by "
-    "something that shrinks (a normalisation, a rescale, a variance) and bound it: a clamp on the "
-    "quotient, or a floor under the divisor"
+LOOK = (
+    "Look beside this parameter for a division by something that shrinks (a normalisation, a "
+    "rescale, a variance) and bound it"
 )
+REMEDY = "a clamp on the quotient, or a floor under the divisor"
 
 
 def is_structural(incident: Incident, spent: Sequence[Past], confirm_steps: int) -> bool:
@@ -49,8 +49,14 @@ def structural(incident: Incident, spent: Sequence[Past]) -> str:
     tried = " and then ".join(dict.fromkeys(asked(past.plan) for past in spent[-2:]))
     return (
         f"structural: the same growth in {incident.parameter} after two restarts with {tried} "
-        f"({seen}). {ADVICE}"
+        f"({seen}). Clipping and learning rate cannot heal that. {_look(three)}: {REMEDY}"
     )
+
+
+def _look(three: Sequence[Incident]) -> str:
+    """Where to: at the division that was seen last, if one was."""
+    seen = [each.division for each in three if each.division is not None]
+    return f"The division beside it, {seen[-1]}. Bound it" if seen else LOOK
 
 
 def exhausted(incident: Incident, spent: Sequence[Past], limit: int) -> str:

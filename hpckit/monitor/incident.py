@@ -14,6 +14,22 @@ Answer = Literal["tell", "skip", "act"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Division:
+    """A place in the program that divides, and what that came to."""
+
+    # `model.py:84 in Stage.forward (cascade_stages.2)`, and what stands there.
+    place: str
+    line: str
+    # Of what is divided by, and of what comes of it.
+    smallest: float
+    largest: float
+
+    def __str__(self) -> str:
+        least, most = number(self.smallest), number(self.largest)
+        return f"{self.place}: `{self.line}`, was by as little as {least} and gave up to {most}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Incident:
     """One problem, in numbers and in a sentence."""
 
@@ -31,6 +47,8 @@ class Incident:
     parameter: str | None = None
     # The parameter's part of the squared norm.
     share: float | None = None
+    # The one beside the parameter, where divisions were looked at.
+    division: Division | None = None
     # Of a program's end: where it failed, `train.py:12 in loss: ValueError`, and on which node.
     place: str | None = None
     node: str | None = None
@@ -62,7 +80,7 @@ class Incident:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it, which knows no NaN and no infinity: they are words."""
-        fields = {name: _word(value) for name, value in dataclasses.asdict(self).items()}
+        fields = _words(dataclasses.asdict(self))
         return {**fields, "acts": self.acts, "sentence": self.sentence}
 
     @classmethod
@@ -73,10 +91,19 @@ class Incident:
         for name in ("value", "usual", "share"):
             if isinstance(known.get(name), str):
                 known[name] = float(known[name])
+        if (division := known.get("division")) is not None:
+            numbers = {name: float(division[name]) for name in ("smallest", "largest")}
+            known["division"] = Division(place=division["place"], line=division["line"], **numbers)
         return cls(**known)
 
 
+def _words(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _word(value) for name, value in fields.items()}
+
+
 def _word(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _words(value)
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 from collections.abc import Mapping
 from itertools import chain, count
 from typing import Any
@@ -12,6 +13,7 @@ from hpckit.monitor import reading as names
 from hpckit.monitor.incident import Incident
 from hpckit.requests import Requests
 from hpckit.spec.parts import NUMERIC
+from hpckit.train.divisions import Divisions
 from hpckit.train.ends import Ends
 from hpckit.train.facts import Planned, of_devices, of_schedules
 from hpckit.train.feed import Feed
@@ -48,6 +50,7 @@ class Between(Training):
         # The pass that the program left in the midst, and whether its epoch was cut short so.
         self._broken: tuple[Feed, int] | None = None
         self._is_short = False
+        self._divisions: Divisions | None = None
         # Where to go on, if that had to be known before all was registered.
         self.chosen: Checkpoint | None = None
 
@@ -112,7 +115,7 @@ class Between(Training):
         for step, healthy in stepper.judged:
             keeper.note(step, healthy=healthy)
         acting = self._acting(incidents)
-        if acting is not None and self._returning.heal(acting):
+        if acting is not None and self._returning.heal(self._beside(acting)):
             # What was asked for on the way is asked for anew.
             self._asked_at = -1000
             return True
@@ -198,6 +201,28 @@ class Between(Training):
             # None, where the wish was repeated on its way and granted meanwhile.
             return next((Incident.from_json(each) for each in found if each is not None), None)
         return None
+
+    def _look_within(self) -> None:
+        """While a training that was gone back from may get there again, see what it divides by."""
+        if not self.healer.expects_more(self.step_number):
+            self._divisions = None
+            return
+        if self._divisions is None:
+            self._divisions = Divisions(self.registry.of_kind("module"), self.teller.once)
+        self._divisions.begin()
+
+    def _look_away(self) -> None:
+        if self._divisions is not None:
+            self._divisions.end()
+
+    def _beside(self, incident: Incident) -> Incident:
+        """With the division beside the parameter to blame, if divisions were looked at."""
+        watched = self.stepper.watched.get(incident.optimizer or names.MAIN)
+        if self._divisions is None or watched is None:
+            return incident
+        division = self._divisions.beside(incident.parameter, watched.parameters.all)
+        self._divisions.forget()
+        return dataclasses.replace(incident, division=division)
 
     def _obey(self) -> None:
         """Do what was agreed on."""
@@ -313,6 +338,7 @@ class Between(Training):
 
     def close(self) -> None:
         """Have all written that is on its way, and workers ended, who hear no SIGTERM."""
+        self._look_away()
         # To end may take longer than a step ever did: it must not look as if one hung.
         self.phase = BETWEEN
         if self._pulse is not None:

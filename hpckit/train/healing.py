@@ -15,7 +15,7 @@ from hpckit.heal.history import carried_out, closed, history_of
 from hpckit.heal.in_force import change_params
 from hpckit.ledger import Event
 from hpckit.monitor.incident import Incident
-from hpckit.spec.parts import INFRASTRUCTURE, Change
+from hpckit.spec.parts import INFRASTRUCTURE, NUMERIC, Change
 from hpckit.train.clip import Clip
 from hpckit.train.params import Params
 from hpckit.train.stepper import Stepper
@@ -53,6 +53,14 @@ class Healer:
             for past in self.history
             if past.plan.restarts and past.incident.kind not in INFRASTRUCTURE
         ]
+
+    def expects_more(self, step: int) -> bool:
+        """Whether a step is not yet past numbers that were gone back from: they may come again."""
+        return any(
+            past.incident.kind in NUMERIC and step <= past.incident.step + self.rules.confirm_steps
+            for past in self.history
+            if past.plan.restarts
+        )
 
     def know(self, optimizers: Sequence[str]) -> None:
         self.rules = dataclasses.replace(self.rules, optimizers=tuple(optimizers))

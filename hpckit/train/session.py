@@ -211,12 +211,15 @@ class Session(Between):
             self._planned.look()
             # An epoch's last pass may have a validation in it, and no step.
             self.phase = BETWEEN if feed.is_last else STEP
+            self._look_within()
             try:
                 yield taken if accumulate > 1 else taken[0]
             except GeneratorExit:
                 if _left_by_break():
                     self._broken = (feed, first)
                 raise
+            finally:
+                self._look_away()
             self.phase = STEP
             is_step = self.stepper.has_stepped
             if self._between(feed, first):
@@ -250,6 +253,9 @@ class Session(Between):
         if self.fault is not None:
             self._strike()
         self.stepper.step(optimizer, loss=loss, scaler=scaler, closure=closure)
+        if self.stepper.has_all_stepped:
+            # What comes after it, a validation maybe, and whoever leaves the loop is left alone.
+            self._look_away()
         self.phase = AFTER
 
     def _strike(self) -> None:

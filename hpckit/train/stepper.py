@@ -157,6 +157,10 @@ class Stepper:
         """The optimizers that have stepped in the present pass."""
         return {name for name, keys in self._keys.items() if keys.norm in self._values}
 
+    @property
+    def has_all_stepped(self) -> bool:
+        return len(self.stepped) == len(self.watched)
+
     def _find(self, optimizer: Optimizer | str | None) -> tuple[str, Watched]:
         for name, watched in self.watched.items():
             if optimizer is watched.optimizer or optimizer == name:

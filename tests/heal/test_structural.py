@@ -10,6 +10,7 @@ import pytest
 
 from hpckit.heal import Plan, Rules
 from hpckit.monitor import Incident
+from hpckit.monitor.incident import Division
 from hpckit.spec import Change, Remedy
 from tests.heal.conftest import WORST, answered, explosion
 
@@ -50,6 +51,23 @@ def test_the_same_growth_in_the_same_parameter_after_two_restarts_is_structural(
         "a clamp on the quotient, or a floor under the divisor"
     )
     assert plan.changes == {}
+
+
+def test_the_division_that_was_seen_last_beside_the_parameter_is_named() -> None:
+    division = Division(
+        place="model.py:84 in Stage.forward (cascade_stages.2)",
+        line="loud = rms(target) / (rms(out) + 1e-8)",
+        smallest=3.1e-9,
+        largest=2.2e8,
+    )
+    for at in (1, 2):
+        plan = third(*varied(at, division=division))
+        assert (plan.diagnosis or "").endswith(
+            "Clipping and learning rate cannot heal that. The division beside it, model.py:84 in "
+            "Stage.forward (cascade_stages.2): `loud = rms(target) / (rms(out) + 1e-8)`, was by "
+            "as little as 3.1e-9 and gave up to 2.2e8. Bound it: a clamp on the quotient, or a "
+            "floor under the divisor"
+        )
 
 
 def test_two_of_them_are_not_enough() -> None:
