@@ -205,6 +205,7 @@ def _incident(event: Event, answer: Event | None) -> dict[str, Any]:
         "attempt": event.data.get("attempt"),
         "value": found.get("value"),
         "parameter": found.get("parameter"),
+        "division": found.get("division"),
         "sentence": found.get("sentence"),
         "lines": list(event.data.get("lines") or ()),
         "plan": asked.get("do"),

@@ -70,6 +70,19 @@ def test_who_comes_late_reads_the_newest_and_then_what_comes(tmp_path, writer):
     assert more(following) == [95]
 
 
+def test_who_looks_too_seldom_to_read_all_reads_the_newest(tmp_path):
+    writer = ReadingsWriter(tmp_path)
+    following = Following(tmp_path, most_bytes=300)
+    write(writer, 0)
+    assert more(following) == [0]
+    for begin in range(1, 1001, 100):
+        write(writer, *range(begin, begin + 100))
+        seen = more(following)
+        assert seen == list(range(seen[0], begin + 100))
+        assert 3 <= len(seen) <= 20
+    writer.close()
+
+
 def test_who_was_away_while_all_was_merged_goes_on_with_the_newest(tmp_path, writer):
     following = Following(tmp_path, most_bytes=300)
     write(writer, *range(5))

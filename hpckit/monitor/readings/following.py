@@ -69,11 +69,15 @@ class Following:
         # Asked for first: what is read after that is all there will be of this one.
         has_later = (self._folder / later.file).exists()
         with open(self._folder / segment.file, "rb") as stream:
+            is_behind = stream.seek(0, 2) - self._at > self._most_bytes
             stream.seek(self._at)
-            data = stream.read(self._most_bytes)
+            data = b"" if is_behind else stream.read()
+        if is_behind:
+            self._segment = None
+            return self._newest(in_order(self._folder))
         lines = whole_lines(data)
         self._at += data.rfind(b"\n") + 1
-        if has_later and len(data) < self._most_bytes:
+        if has_later:
             self._segment, self._at = later, 0
             return lines + self._further(later)
         return lines
