@@ -58,6 +58,7 @@ BARS = re.compile("[▁▂▃▄▅▆▇█!]{2,}")
 @pytest.fixture
 def training(cli, job):
     """Submits it; the run's id and its folder."""
+    submitted = []
 
     def submit(epochs: int, sleep: float) -> tuple[str, object]:
         spec = job(
@@ -68,9 +69,12 @@ def training(cli, job):
         (spec.parent / "train.py").write_text(PROGRAM)
         done = cli("submit", spec, "--cluster", "local", "--json", cwd=spec.parent)
         run = json.loads(done.stdout)["runs"][0]
-        return run["run"], spec.parent
+        submitted.append((run["run"], spec.parent))
+        return submitted[-1]
 
-    return submit
+    yield submit
+    for run, folder in submitted:
+        cli("cancel", run, cwd=folder, code=None)
 
 
 def watched(run, folder, *args, **settings):
@@ -142,7 +146,6 @@ def test_each_second_little_is_sent_and_ctrl_c_leaves_the_run_alone(training, cl
     assert terminal.end() == 130
     assert "no longer watched; the run goes on: hpckit watch" in terminal.text
     assert '"state": "running"' in cli("show", run, "--json", cwd=folder).stdout
-    cli("cancel", run, cwd=folder)
 
 
 @pytest.mark.parametrize("environ", [{"TERM": "dumb"}, {"TERM": ""}])
