@@ -90,15 +90,23 @@ class Divisions(TorchFunctionMode):
         self._tell = tell
         self._places: dict[tuple[CodeType, int, Name | None], _Place] = {}
         self._is_off = any(map(is_compiled, self._models))
+        self._is_there = False
 
     def begin(self) -> None:
         """A pass begins."""
         if not self._is_off and not anything_compiled():
-            self.end()
-            STACK._push_on_torch_function_stack(self)
+            self._guarded(self._push)
+
+    def _push(self) -> None:
+        self.end()
+        STACK._push_on_torch_function_stack(self)
+        self._is_there = True
 
     def end(self) -> None:
         """It is over: nothing is looked at, whatever the program has put on top meanwhile."""
+        if not self._is_there:
+            return
+        self._is_there = False
         above = []
         for _ in range(STACK._len_torch_function_stack()):
             if (top := STACK._pop_torch_function_stack()) is self:
@@ -243,7 +251,7 @@ def _program(frame: FrameType | None) -> FrameType | None:
 def is_compiled(model: nn.Module) -> bool:
     """Whether a part of it is: it would be compiled anew for being looked at."""
     return any(
-        hasattr(each, "_orig_mod") or each._compiled_call_impl is not None
+        hasattr(each, "_orig_mod") or getattr(each, "_compiled_call_impl", None) is not None
         for each in model.modules()
     )
 

@@ -259,6 +259,17 @@ def test_trouble_of_its_own_switches_it_off_and_is_told_once(
     assert divisions.beside("weight", iter(())) is None
 
 
+def test_where_torch_has_no_such_modes_it_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen()
+    with monkeypatch.context() as patched:
+        patched.setattr("hpckit.train.divisions.STACK", object())
+        with seen:
+            pass
+        with seen:
+            pass
+    assert len(seen.told) == 1
+
+
 def test_the_programs_own_errors_are_the_programs() -> None:
     seen = Seen()
     with seen, pytest.raises(RuntimeError, match="must match"):
