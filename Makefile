@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 # More than two cores' worth: most tests wait for something. Each process has a cluster of its own.
 TEST_PROCESSES ?= 3
-TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules
+TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules chromium
 
 .PHONY: demo test check lint format docs slurm bench soak matrix soak-healing clean
 
@@ -62,15 +62,17 @@ matrix: $(READY) slurm
 soak-healing: $(READY) slurm
 	$(BIN)/python -m benchmarks.soak_healing --faults $(or $(FAULTS),100) --seed $(or $(SEED),0)
 
-# A real Slurm for the tests, where it can be installed; elsewhere they say that they were skipped.
+# A real Slurm and a browser for the tests, where they can be installed; elsewhere they say that
+# they were skipped.
 slurm:
 	@if command -v slurmctld >/dev/null && command -v slurmdbd >/dev/null \
-	   && command -v mariadbd >/dev/null && [ -e /usr/share/modules/init/bash ]; then exit 0; fi; \
+	   && command -v mariadbd >/dev/null && command -v chromium >/dev/null \
+	   && [ -e /usr/share/modules/init/bash ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -qq -y --no-install-recommends $(TEST_PACKAGES) >/dev/null; \
 	else \
-	  echo "no Slurm here, and not root: the tests that need one will be skipped" >&2; \
+	  echo "no Slurm or Chromium here, and not root: the tests that need one will be skipped" >&2; \
 	fi
 
 clean:

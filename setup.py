@@ -20,7 +20,16 @@ setup(
     # Named, so that an editable install is a plain path: a finder would cost 25 ms a start.
     package_dir={"": "."},
     packages=find_packages(include=["hpckit", "hpckit.*"]),
-    package_data={"hpckit": ["py.typed", "spec.schema.json", "slurm_files/**/*", "templates/**/*"]},
+    package_data={
+        "hpckit": [
+            "py.typed",
+            "spec.schema.json",
+            "slurm_files/**/*",
+            "templates/**/*",
+            "report/*.js",
+            "report/*.css",
+        ]
+    },
     install_requires=[
         "submitit>=1.5.4",
         "torch",
@@ -30,6 +39,7 @@ setup(
         "pyyaml>=6",
         "click>=8.1",
         "tensorboard",
+        "matplotlib",
     ],
     extras_require={
         # Reading sound files; decoding the speech that `hpckit data speech` fetches.
@@ -41,6 +51,7 @@ setup(
             "jsonschema",
             "pexpect",
             "pyte",
+            "playwright",
             "pytest-xdist",
             "pytorch-lightning",
             "setuptools>=70.1",

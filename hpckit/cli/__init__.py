@@ -19,6 +19,7 @@ COMMANDS = {
     "show": ("show:show", "Tell all about one run or sweep."),
     "logs": ("logs:logs", "Print what a run printed."),
     "watch": ("watch:watch", "Follow a run until it ends."),
+    "report": ("report:report", "Write what happened as one HTML page."),
     "checkpoint": ("checkpoint:checkpoint", "List what a run has saved; export its weights."),
     "cancel": ("cancel:cancel", "Cancel runs, for good."),
     "restart": ("restart:restart", "Start a run again, changed if need be."),

@@ -1,0 +1,72 @@
+"""hpckit report"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
+from hpckit.paint import note
+from hpckit.run import Run
+
+NAME = "report.html"
+
+
+@click.command()
+@run_argument("[RUN]...")
+@click.option("-o", "--output", metavar="FILE", help="Where to; by default into the run's folder.")
+@click.option("--open", "opens", is_flag=True, help="Show it in a browser, where there is one.")
+@root_option
+@json_option
+def report(
+    names: tuple[str, ...], output: str | None, opens: bool, root: str | None, as_json: bool
+) -> None:
+    """Write what happened as one HTML page: curves, incidents, changes, hours, spec.
+
+    Several runs, or a sweep, are laid over each other. The page needs no network and no other file.
+    """
+    # numpy; listing runs must not pay for it.
+    from hpckit.cli.show import describe_run
+    from hpckit.files import told_apart, write_atomic
+    from hpckit.report.facts import facts_of
+    from hpckit.report.page import page
+
+    meant = [find_run(root, name) for name in names or (None,)]
+    runs = points_of(meant)
+    path = Path(output) if output else meant[0].dir / NAME
+    title = meant[0].id if len(meant) == 1 else None
+    text = page([facts_of(run, describe_run) for run in runs], title=title)
+    with told_apart(path, "choose another place with -o"):
+        write_atomic(path, text)
+    if as_json:
+        print_json({"report": str(path), "runs": [run.id for run in runs]})
+    else:
+        print(path)
+    if opens:
+        _open(path.absolute())
+
+
+def points_of(runs: list[Run]) -> list[Run]:
+    """Each run once, and the points of a sweep in its stead."""
+    found = [each for run in runs for each in (run.point_runs() if run.is_sweep else [run])]
+    return list({str(each.dir): each for each in found}.values())
+
+
+def _open(path: Path) -> None:
+    import webbrowser
+
+    if _has_screen() and webbrowser.open(path.as_uri()):
+        return
+    import socket
+
+    note(f"no browser here; on your own machine: scp {socket.gethostname()}:{path} .")
+
+
+def _has_screen() -> bool:
+    import os
+
+    if sys.platform != "linux":
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))

@@ -1,0 +1,114 @@
+"""All that a report tells of one run, read once: what `show` says, the readings, spec, machines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hpckit.errors import HpckitError
+from hpckit.files import read_json
+from hpckit.monitor.readings.columns import Columns, read_columns
+from hpckit.report.lines import with_rate
+from hpckit.run import Run, launches_in
+
+Told = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Facts:
+    """One run as it is told."""
+
+    run: Run
+    told: Told
+    columns: Columns
+    # Which launch of which attempt a folder of readings is of.
+    launches: tuple[tuple[int, int], ...]
+    spec: Any
+    # What each attempt, and each of its launches, found around it.
+    machines: tuple[tuple[str, dict[str, Any]], ...]
+    # What could not be read, and why.
+    missing: tuple[str, ...] = ()
+
+    @property
+    def incidents(self) -> list[Told]:
+        return list(self.told["incidents"])
+
+    @property
+    def acted(self) -> list[Told]:
+        """Incidents about which something was done."""
+        return [each for each in self.incidents if each["plan"] not in (None, "tell", "skip")]
+
+
+def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
+    """Of a run in any state; what is damaged is missing, and the rest is told."""
+    missing = []
+    try:
+        told = describe(run)
+    except (HpckitError, OSError) as error:
+        missing.append(str(error))
+        told = _untold(run)
+    folders = [
+        (attempt.number, int(folder.name.removeprefix("launch-")), folder)
+        for attempt in run.attempts()
+        for folder in launches_in(attempt.dir / "readings")
+    ]
+    try:
+        columns = read_columns(folder for *_, folder in folders)
+    except OSError as error:
+        missing.append(f"the readings: {error}")
+        columns = read_columns([])
+    return Facts(
+        run=run,
+        told=told,
+        columns=with_rate(columns),
+        launches=tuple((attempt, launch) for attempt, launch, _ in folders),
+        spec=_spec(run),
+        machines=tuple(_machines(run)),
+        missing=tuple(missing),
+    )
+
+
+def _spec(run: Run) -> Any:
+    return read_json(run.home / "spec.json")
+
+
+def _machines(run: Run) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for attempt in run.attempts():
+        with contextlib.suppress(OSError):
+            for path in sorted((attempt.dir / "environment").glob("*.json")):
+                about = read_json(path)
+                if isinstance(about, dict):
+                    found.append((f"attempt {attempt.number}, {path.stem}", about))
+    return found
+
+
+def _untold(run: Run) -> Told:
+    """The little that is known of a run whose folder is damaged."""
+    return {
+        "run": run.id,
+        "name": run.name,
+        "dir": str(run.dir),
+        "state": "unknown",
+        "reason": "the run directory is damaged",
+        "created": run.created,
+        "scheduler": run.scheduler,
+        "params": run.params,
+        "params_now": run.params,
+        "asked": [],
+        "step": None,
+        "exit_code": None,
+        "gpu_hours": {"used": 0.0, "lost": 0.0, "limit": None, "unit": "h"},
+        "next": None,
+        "ends_by": None,
+        "attempts_left": 0,
+        "limit_reached": None,
+        "attempts": [],
+        "waited_s": 0.0,
+        "now": {},
+        "incidents": [],
+        "unsaved": None,
+        "checkpoints": [],
+    }
