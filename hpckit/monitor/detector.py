@@ -126,6 +126,12 @@ class Detector(Memory):
         self.limit = self.norms.limit
         return self._once(incident)
 
+    @property
+    def usual(self) -> float:
+        """The norm that is usual now; NaN where it is too early to tell."""
+        usual = self.norms.usual
+        return math.exp(min(usual.level, 700.0)) if usual.ready else math.nan
+
     def went_back(self, step: int) -> None:
         """The run goes on from a step of before: what led away from it is not what comes now."""
         self.norms.went_back(step)

@@ -72,6 +72,11 @@ class Lookout:
         found = self.detectors.get(optimizer)
         return math.inf if found is None else found.limit
 
+    def bounds(self, optimizer: str) -> tuple[float, float]:
+        """The norm that is usual now, and the largest that may be applied."""
+        found = self.detectors.get(optimizer)
+        return (math.nan, math.inf) if found is None else (found.usual, found.limit)
+
     def observe(self, reading: Reading, details: Details | None = None) -> list[Incident]:
         """Take in one step; what is wrong, in no particular order."""
         found = []

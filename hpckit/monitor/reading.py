@@ -5,6 +5,8 @@
     val/<name>             what a validation found
     grad/norm/<optimizer>  total gradient norm before clipping
     grad/clip/<optimizer>  the factor that clipping applied, 1 where it did nothing
+    grad/usual/<optimizer> the norm that is usual, once that is known
+    grad/limit/<optimizer> the norm above which an update is held back
     grad/gated/<optimizer> 1 where the update was held back
     grad/group/<optimizer>/<group>  norm of a parameter group that is clipped apart
     grad/scale/<optimizer> the scale of a float16 training's loss
@@ -12,6 +14,7 @@
     lr/<optimizer>         learning rate
     progress/total         steps that the training will have done at its end
     time/step, time/data   seconds of the whole step, and of waiting for its data
+    memory/gpu, memory/host  GB that rank 0's torch holds of its GPU, and its process; once a second
 
 A slash groups: TensorBoard and W&B show one page a first word.
 """
@@ -26,6 +29,8 @@ NORM = "grad/norm"
 CLIP = "grad/clip"
 GATED = "grad/gated"
 SCALE = "grad/scale"
+USUAL = "grad/usual"
+LIMIT = "grad/limit"
 GROUP = "grad/group"
 UPDATE = "weights/update"
 RATE = "lr"

@@ -44,6 +44,8 @@ class Chart {
     details.addEventListener("toggle", () => details.open && this.fillTable(details));
     this.details = details;
     this.figure = make("figure", { class: `chart${about.wide ? " wide" : ""}`, style: "margin:0", "data-id": about.id });
+    this.against = make("em");
+    this.values.after(this.against);
     this.figure.append(caption, this.svg, details);
     host.append(this.figure);
     this.items = this.lines.map((one) => this.item(one));
@@ -303,9 +305,21 @@ class Chart {
       const [x, y] = [this.px(one.x[at]), this.py(one.y[at])];
       if (x >= EDGE.left && x <= this.width - EDGE.right) this.over.append(make("circle", { class: `at ${this.colour(one)}`, cx: x, cy: y, r: 3.4 }));
     });
+    this.against.textContent = this.heldAgainst(step === null ? view.to : step);
     if (step === null || step < view.from || step > view.to) return;
     const x = this.px(step);
     this.over.prepend(make("line", { class: "hair", x1: x, x2: x, y1: EDGE.top - 8, y2: this.height - EDGE.bottom }));
+  }
+
+  // What a norm is held against at a step.
+  heldAgainst(step) {
+    const words = { usual: "usual", limit: "held back above", clip: "clipped to" };
+    const found = Object.entries(words).flatMap(([role, word]) => {
+      const one = this.about.series.find((each) => each.role === role);
+      const at = one ? lower(one.x, step + 1e-9) - 1 : -1;
+      return at < 0 ? [] : [`${word} ${said(one.y[at], 3)}`];
+    });
+    return found.join(", ");
   }
 
   inWords() {

@@ -161,7 +161,7 @@ def _speed(known: list[str]) -> list[Chart]:
 
 
 def _memory(known: list[str]) -> list[Chart]:
-    words = {"gpu": "GPU, at most", "host": "host"}
+    words = {"gpu": "GPU memory", "host": "host memory"}
     return [
         Chart(
             id=name, section="memory", title=words.get(word, word), lines=((name, word),), unit="GB"

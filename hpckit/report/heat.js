@@ -4,6 +4,8 @@
 const RAMP = ["#1b1446", "#3b2f80", "#56549b", "#6f7aa6", "#8aa1a5", "#b0c593", "#e0e07a", "#fdf6b5"].map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
 const NOT_FINITE = "#e5484d";
 const ROW = 17;
+// Beneath the rows: the steps.
+const FOOT = 20;
 
 function ramp(share) {
   const place = Math.min(1, Math.max(0, share)) * (RAMP.length - 1);
@@ -53,7 +55,8 @@ class Heat {
 
   draw() {
     const width = Math.max(80, Math.round(this.canvas.clientWidth));
-    const height = ROW * this.about.names.length;
+    const rows = ROW * this.about.names.length;
+    const height = rows + FOOT;
     const ratio = window.devicePixelRatio || 1;
     this.canvas.width = width * ratio;
     this.canvas.height = height * ratio;
@@ -74,11 +77,19 @@ class Heat {
       });
     });
     pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--bad");
-    for (const mark of DATA.runs[0].marks) if (mark.kind === "incident") pen.fillRect(Math.round(this.px(mark.step)), 0, 1, height);
-    this.point();
+    for (const mark of DATA.runs[0].marks) if (mark.kind === "incident") pen.fillRect(Math.round(this.px(mark.step)), 0, 1, rows);
+    this.axis(pen, width, rows);
   }
 
-  point() {}
+  axis(pen, width, rows) {
+    pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--soft");
+    pen.font = `11.5px ${getComputedStyle(document.body).fontFamily}`;
+    pen.textAlign = "center";
+    for (const tick of linearTicks(view.from, view.to, width / 110)) {
+      const x = this.px(tick);
+      if (tick % 1 === 0 && x > 10 && x < width - 10) pen.fillText(stepSaid(tick), x, rows + 15);
+    }
+  }
 
   say(event) {
     const box = this.canvas.getBoundingClientRect();

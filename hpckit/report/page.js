@@ -13,7 +13,14 @@ function build() {
   const gradients = document.getElementById("charts-gradients");
   for (const about of DATA.heats) {
     gradients.hidden = false;
-    heats.push(new Heat(about, gradients.querySelector(".charts")));
+    const place = gradients.querySelector(".charts");
+    heats.push(new Heat(about, place));
+    place.insertBefore(place.lastChild, place.querySelector(".chart:not(.wide)"));
+  }
+  // What would stand alone in a row may have all of it.
+  for (const place of document.querySelectorAll(".charts")) {
+    const narrow = place.querySelectorAll(".chart:not(.wide)");
+    if (narrow.length % 2) narrow[narrow.length - 1].classList.add("wide");
   }
 }
 

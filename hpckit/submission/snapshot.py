@@ -14,6 +14,7 @@ from hpckit.checkpoint.put_aside import put_aside
 from hpckit.errors import UsageError
 from hpckit.files import read_json, write_json
 from hpckit.submission.ignore import Rule, ignored, inherited_rules, read_rules
+from hpckit.submission.origin import commit_of
 
 LARGE_MB = 20
 TOTAL_MB = 500
@@ -41,6 +42,7 @@ class Snapshot:
     links: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     size_mb: float
+    commit: str | None = None
 
     def summary(self) -> dict[str, Any]:
         left = [{"path": item.path, "why": item.why, "mb": item.size_mb} for item in self.left_out]
@@ -49,6 +51,7 @@ class Snapshot:
             "files": len(self.files) + len(self.links),
             "mb": round(self.size_mb, 3),
             "left_out": left,
+            "commit": self.commit,
         }
 
     def leads_out(self, folder: str) -> LeftOut | None:
@@ -75,6 +78,7 @@ def look(source: Path, *, exclude: Path) -> Snapshot:
         links=tuple(sorted(survey.links)),
         left_out=tuple(sorted(survey.left_out, key=lambda item: item.path)),
         size_mb=survey.size / 1e6,
+        commit=commit_of(source),
     )
 
 

@@ -33,6 +33,7 @@ from hpckit.monitor.readings.background import tell
 from hpckit.train.buffers import Buffers
 from hpckit.train.clip import Clips
 from hpckit.train.lag import Lag, Pending
+from hpckit.train.memory_readings import MemoryReadings
 from hpckit.train.scaling import Scalers
 from hpckit.train.sending import Sender
 from hpckit.train.shared import over_ranks, settle
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 # On a GPU the host runs ahead by a few steps; on a CPU every number is there at once.
 LAG_ON_GPU = 4
+# The first steps of a training tell each parameter's norm so often, if it has few of them: a row of
+# three thousand takes the writer's thread some ten milliseconds.
+DENSE, DENSE_STEPS, DENSE_PARAMETERS = 10, 1000, 500
 # What a rank may ask of all: it is obeyed by all after the same step.
 WISHES = ("wish/save", "wish/end", "wish/back")
 
@@ -60,6 +64,8 @@ class Keys:
         self.rate = f"{names.RATE}/{name}"
         self.scale = f"{names.SCALE}/{name}"
         self.update = f"{names.UPDATE}/{name}"
+        self.usual = f"{names.USUAL}/{name}"
+        self.limit = f"{names.LIMIT}/{name}"
         self.loss = names.LOSS if alone else f"{names.LOSS}/{name}"
         # What the ratio is made of; these two stay out of the reading.
         self.moved, self.weight = f"moved/{name}", f"weight/{name}"
@@ -80,7 +86,10 @@ class Stepper:
         detail_every: int = 100,
         step: int = 0,
     ) -> None:
-        """`detail_every`: how often each parameter's norm is written; an incident always has it."""
+        """`detail_every`: how often each parameter's norm is written; an incident always has it.
+
+        Also while norms are on their way to one, and more often at first.
+        """
         models = _models(model)
         self.buffers = Buffers(models)
         self.watched: MutableMapping[str, Watched] = watch(
@@ -104,6 +113,7 @@ class Stepper:
         self.updated = dict.fromkeys(self.watched, 0.0)
         self._sender = Sender(self.watched, lag=self.lag.steps)
         self._scalers = Scalers()
+        self._memory = MemoryReadings(self._device)
         self._gates: list[float | Tensor] = []
         alone = len(self.watched) == 1
         self._keys = {name: Keys(name, alone=alone) for name in self.watched}
@@ -178,6 +188,9 @@ class Stepper:
         values[keys.norm] = measured.norm
         values[keys.clip] = measured.factor
         values[keys.gated] = measured.gated
+        usual, limit = self.lookout.bounds(name)
+        if usual < limit < math.inf:
+            values[keys.usual], values[keys.limit] = usual, limit
         rate = watched.optimizer.param_groups[0].get("lr")
         # A rate that lives on the GPU would have to be waited for; some optimizers have none.
         if rate is not None and not (isinstance(rate, Tensor) and rate.is_cuda):
@@ -227,6 +240,8 @@ class Stepper:
         now = time.perf_counter()
         self._values["time/step"] = now - self._began
         self._began = now
+        if self.sinks:
+            self._values.update(self._memory.take(now))
         pending = self._send(self.step_number)
         self.step_number += 1
         self._new_pass()
@@ -287,7 +302,7 @@ class Stepper:
             values[self._keys[name].update] = updates.ratio
 
     def _write(self, reading: Reading, pending: Pending, incidents: list[Incident]) -> None:
-        if incidents or (self.detail_every and pending.step % self.detail_every == 0):
+        if incidents or self._is_detailed(pending.step, reading.values):
             details = {name: self._sender.landed(pending, name) for name in pending.details}
             reading = Reading(
                 step=reading.step,
@@ -305,6 +320,15 @@ class Stepper:
                 self.sinks.remove(sink)
                 what = f"{type(sink).__name__}: {type(error).__name__}: {error}"
                 tell(f"{what}; the training goes on without it")
+
+    def _is_detailed(self, step: int, values: Mapping[str, float]) -> bool:
+        """Whether a reading of no incident tells each parameter's norm."""
+        if not self.detail_every:
+            return False
+        number = sum(len(each.parameters.all) for each in self.watched.values())
+        is_dense = step < DENSE_STEPS and number <= DENSE_PARAMETERS
+        every = min(self.detail_every, DENSE) if is_dense else self.detail_every
+        return step % every == 0 or any(_is_rising(values, keys) for keys in self._keys.values())
 
     @property
     def latest(self) -> Pending:
@@ -386,6 +410,14 @@ class Stepper:
         self._values.update(state.get("values", {}))
         # Whichever is loaded first: what the model holds now is what a gate goes back to.
         self.buffers.renew()
+
+
+def _is_rising(values: Mapping[str, float], keys: Keys) -> bool:
+    """Whether a norm is more than half the way from what is usual to what is held back."""
+    usual, limit = values.get(keys.usual), values.get(keys.limit)
+    if usual is None or limit is None:
+        return False
+    return bool(values[keys.norm] ** 2 > usual * limit)
 
 
 def _plain(value: float | Tensor, what: str) -> float | Tensor:

@@ -125,7 +125,9 @@ class Surroundings:
         if ranks.rank != 0:
             return []
         from hpckit.monitor.readings.writer import ReadingsWriter
+        from hpckit.train.environment import write_down
 
+        write_down(self.attempt_dir / "environment", self.launch, ranks.size)
         launch = f"launch-{self.launch}"
         sinks: list[Sink] = [ReadingsWriter(self.attempt_dir / "readings" / launch)]
         # The environment of a program that was not written for hpckit may lack it.

@@ -19,6 +19,7 @@ from hpckit.scheduler.local_state import Process
 from hpckit.submission.commit import prepare, reserve
 from hpckit.worker import launch as launching
 from hpckit.worker.herald import Herald
+from hpckit.worker.machine import write_down
 from hpckit.worker.outcome import TERMINATED, Outcome
 from hpckit.worker.signals import Signals
 from hpckit.worker.watch import Watch
@@ -72,6 +73,7 @@ def _attempt(run: Run, spec: JobSpec) -> Outcome:
             "process": Process.this()._asdict(),
         }
     )
+    write_down(run, attempt)
     signals, herald = Signals(), Herald(run)
     herald.begin(attempt, spec)
     watch = Watch(

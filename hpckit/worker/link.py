@@ -30,6 +30,7 @@ from hpckit.scheduler.slurm_text import nodes_of
 from hpckit.worker.attempting import Attempting
 from hpckit.worker.healing import Answer, Healing, Seen
 from hpckit.worker.herald import Herald
+from hpckit.worker.machine import write_down
 from hpckit.worker.next_links import NextLinks
 from hpckit.worker.outcome import GO_ON, NOT_STARTED, SUPERSEDED, TERMINATED, Outcome
 from hpckit.worker.settling import Settled, Settling
@@ -166,6 +167,7 @@ class Link:
         started = now_iso()
         attempt = self._claim(started)
         self._came_up()
+        write_down(self.run, attempt, self.chain.get("code"))
         if previous is not None:
             # In our own folder: what the attempt before us still writes is not read any more.
             self._write_down(previous, attempt.dir / "previous.json")
