@@ -20,6 +20,7 @@ COMMANDS = {
     "logs": ("logs:logs", "Print what a run printed."),
     "watch": ("watch:watch", "Follow a run until it ends."),
     "report": ("report:report", "Write what happened as one HTML page."),
+    "curves": ("curves:curves", "Draw a run's curves for a paper."),
     "checkpoint": ("checkpoint:checkpoint", "List what a run has saved; export its weights."),
     "cancel": ("cancel:cancel", "Cancel runs, for good."),
     "restart": ("restart:restart", "Start a run again, changed if need be."),

@@ -325,9 +325,10 @@ class Stepper:
         """Whether a reading of no incident tells each parameter's norm."""
         if not self.detail_every:
             return False
-        number = sum(len(each.parameters.all) for each in self.watched.values())
-        is_dense = step < DENSE_STEPS and number <= DENSE_PARAMETERS
-        every = min(self.detail_every, DENSE) if is_dense else self.detail_every
+        every = self.detail_every
+        if step < DENSE_STEPS and step % DENSE == 0:
+            number = sum(len(each.parameters.all) for each in self.watched.values())
+            every = min(every, DENSE) if number <= DENSE_PARAMETERS else every
         return step % every == 0 or any(_is_rising(values, keys) for keys in self._keys.values())
 
     @property
