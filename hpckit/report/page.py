@@ -24,6 +24,8 @@ SCRIPTS = ("scales.js", "chart.js", "heat.js", "gestures.js", "page.js")
 MOST_DRAWN = 24
 # Marks of a run that are drawn; beyond it they would be a wall.
 MOST_MARKS = 40
+# Of a reason in the table of outcomes, so many letters.
+LONGEST = 100
 
 
 def page(runs: Sequence[Facts], *, title: str | None = None, now: float | None = None) -> str:
@@ -136,11 +138,11 @@ def _curves(runs: Sequence[Facts]) -> str:
         '<p class="hint">Drag over a chart to zoom, double click or <kbd>Esc</kbd> to see all. '
         "Arrow keys move along a chart.</p>"
     )
-    keys = (
-        '<ul class="key"><li class="line">counts</li><li class="left">left by a rollback</li>'
-        '<li class="usual">usual norm</li><li class="limit">held back above</li>'
-        '<li class="clip">clipped to</li><li class="gated">held back</li></ul>'
-    )
+    keys = '<li class="line">counts</li><li class="left">left by a rollback</li>'
+    if len(runs) == 1:
+        keys += '<li class="usual">usual norm</li><li class="limit">held back above</li>'
+        keys += '<li class="clip">clipped to</li>'
+    keys = f'<ul class="key">{keys}<li class="gated">update held back</li></ul>'
     noscript = "<noscript><p>The charts need JavaScript; all else does not.</p></noscript>"
     range_ = (
         '<div id="range"><output id="shown" aria-live="polite"></output>'
@@ -192,13 +194,13 @@ def _outcomes(runs: Sequence[Facts], varied: Sequence[str]) -> str:
         rows.append(
             [
                 f"<i{drawn}></i>{text(told['run'])}",
-                *(text(short(get_path(each.run.params, key))) for key in varied),
+                *(text(_param(each, key)) for key in varied),
                 f'<span class="state {state}">{state}</span>',
                 count(told["step"]) if told["step"] is not None else "-",
                 *(_outcome(each, name) for name in metrics),
                 str(len(each.acted)),
                 f"{told['gpu_hours']['used']:.3g}",
-                text(told["reason"] if told["reason"] != told["state"] else "-"),
+                _why(told),
             ]
         )
     unit = runs[0].told["gpu_hours"]["unit"]
@@ -214,6 +216,19 @@ def _outcomes(runs: Sequence[Facts], varied: Sequence[str]) -> str:
     ]
     numbers = range(2 + len(varied), len(head) - 1)
     return table(head, rows, right=tuple(numbers), caption="Outcomes")
+
+
+def _param(facts: Facts, key: str) -> str:
+    value = get_path(facts.run.params, key)
+    return "-" if value is None else short(value)
+
+
+def _why(told: dict[str, Any]) -> str:
+    """In a line; the run's own part has all of it."""
+    reason = str(told["reason"])
+    if reason in ("", told["state"]):
+        return "-"
+    return text(reason if len(reason) <= LONGEST else f"{reason[: LONGEST - 1]}…")
 
 
 def _is_outcome(name: str) -> bool:
@@ -249,7 +264,7 @@ def labels(runs: Sequence[Facts]) -> list[str]:
     said = [" ".join(f"{key}={short(each.get(key, '-'))}" for key in varied) for each in params]
     same = len(set(said)) < len(said)
     return [
-        f"{run.run.id} {words}".strip() if same else words
+        f"{run.run.id.rpartition('/')[2]} {words}".strip() if same else words
         for run, words in zip(runs, said, strict=True)
     ]
 

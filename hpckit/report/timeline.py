@@ -132,7 +132,7 @@ def _kind(each: dict[str, Any]) -> str:
 def _ticks(whole: float) -> list[int]:
     steps = (*TICKS, *(DAY_S * days for days in (1, 2, 5, 10, 30, 100)))
     step = next((each for each in steps if whole / each <= 6), steps[-1])
-    return [int(tick) for tick in np.arange(0, whole, step)]
+    return [int(tick) for tick in np.arange(0, 0.94 * whole, step)]
 
 
 def told(facts: Facts) -> str:

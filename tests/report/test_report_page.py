@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,14 @@ from tests.conftest import Cli
 Look = Callable[..., Any]
 
 
-@pytest.fixture
-def page_of(cli: Cli, tmp_path: Path) -> Callable[..., Path]:
-    def write(*runs: Run) -> Path:
-        path = tmp_path / "report.html"
-        done = cli("report", *(run.dir for run in runs), "-o", path)
-        assert done.stdout == f"{path}\n"
-        return path
-
-    return write
+@pytest.fixture(scope="module")
+def report(healed: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the training that was healed, as the command writes it."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    command = [sys.executable, "-m", "hpckit", "report", str(healed.dir), "-o", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{path}\n"
+    return path
 
 
 def gradient(page: Any) -> Any:
@@ -42,10 +43,8 @@ def at(page: Any, chart: Any, step: float) -> tuple[float, float]:
     return box["x"] + x, box["y"] + box["height"] / 2
 
 
-def test_the_verdict_tells_what_happened_and_what_was_done(
-    healed: Run, page_of: Callable[..., Path]
-) -> None:
-    found = re.search(r"<h1>(.*?)</h1>", page_of(healed).read_text())
+def test_the_verdict_tells_what_happened_and_what_was_done(report: Path) -> None:
+    found = re.search(r"<h1>(.*?)</h1>", report.read_text())
     assert found is not None
     said = found[1]
     assert said.startswith("Done. Gradients exploded once, at step ")
@@ -61,10 +60,8 @@ def test_a_report_lies_in_the_runs_folder_and_is_named_as_json(healed: Run, cli:
     assert (healed.dir / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_pointing_at_a_step_shows_its_values_in_every_chart(
-    healed: Run, page_of: Callable[..., Path], look: Look
-) -> None:
-    page = look(page_of(healed))
+def test_pointing_at_a_step_shows_its_values_in_every_chart(report: Path, look: Look) -> None:
+    page = look(report)
     chart = gradient(page)
     chart.scroll_into_view_if_needed()
     page.mouse.move(*at(page, chart, 100))
@@ -80,9 +77,9 @@ def test_pointing_at_a_step_shows_its_values_in_every_chart(
 
 
 def test_dragging_over_a_chart_zooms_all_of_them_and_a_double_click_shows_all(
-    healed: Run, page_of: Callable[..., Path], look: Look
+    report: Path, look: Look
 ) -> None:
-    page = look(page_of(healed))
+    page = look(report)
     chart = gradient(page)
     chart.scroll_into_view_if_needed()
     page.mouse.move(*at(page, chart, 340))
@@ -98,10 +95,8 @@ def test_dragging_over_a_chart_zooms_all_of_them_and_a_double_click_shows_all(
     assert page.evaluate("[view.from, view.to] + ''") == page.evaluate("view.full + ''")
 
 
-def test_keys_move_along_a_chart_and_zoom(
-    healed: Run, page_of: Callable[..., Path], look: Look
-) -> None:
-    page = look(page_of(healed))
+def test_keys_move_along_a_chart_and_zoom(report: Path, look: Look) -> None:
+    page = look(report)
     gradient(page).locator("svg").focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
@@ -113,10 +108,8 @@ def test_keys_move_along_a_chart_and_zoom(
     assert not page.locator("#reset").is_visible()
 
 
-def test_a_finger_zooms_too(healed: Run, page_of: Callable[..., Path], look: Look) -> None:
-    page = look(
-        page_of(healed), viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
-    )
+def test_a_finger_zooms_too(report: Path, look: Look) -> None:
+    page = look(report, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     chart = gradient(page)
     chart.scroll_into_view_if_needed()
@@ -131,10 +124,8 @@ def test_a_finger_zooms_too(healed: Run, page_of: Callable[..., Path], look: Loo
     assert abs(end - 450) < 12
 
 
-def test_the_explosion_itself_is_drawn_on_a_branch_that_was_left(
-    healed: Run, page_of: Callable[..., Path], look: Look
-) -> None:
-    page = look(page_of(healed))
+def test_the_explosion_itself_is_drawn_on_a_branch_that_was_left(report: Path, look: Look) -> None:
+    page = look(report)
     lines = page.evaluate(
         "charts.find(c => c.about.id === 'grad/norm/generator').about.series"
         ".map(s => [s.role, Math.max(...s.y)])"
@@ -150,10 +141,8 @@ def test_the_explosion_itself_is_drawn_on_a_branch_that_was_left(
     assert chart.locator(".cross").count() == 1
 
 
-def test_each_picture_has_its_numbers_beneath(
-    healed: Run, page_of: Callable[..., Path], look: Look
-) -> None:
-    page = look(page_of(healed))
+def test_each_picture_has_its_numbers_beneath(report: Path, look: Look) -> None:
+    page = look(report)
     step = page.evaluate("DATA.runs[0].marks[0].step")
     charts = page.locator(".group .chart")
     for place in range(charts.count()):
@@ -165,25 +154,21 @@ def test_each_picture_has_its_numbers_beneath(
     assert float(norm.locator("td").nth(1).inner_text()) > 20
 
 
-def test_light_and_dark_follow_the_system_and_the_button(
-    healed: Run, page_of: Callable[..., Path], look: Look
-) -> None:
+def test_light_and_dark_follow_the_system_and_the_button(report: Path, look: Look) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
-    page = look(page_of(healed))
+    page = look(report)
     light = page.evaluate(ground)
     page.locator("#theme").click()
     dark = page.evaluate(ground)
     assert dark != light
-    page = look(page_of(healed), color_scheme="dark")
+    page = look(report, color_scheme="dark")
     assert page.evaluate(ground) == dark
     page.emulate_media(media="print")
     assert page.evaluate(ground) == "rgb(255, 255, 255)"
 
 
-def test_on_paper_all_is_open_and_nothing_is_there_to_press(
-    healed: Run, page_of: Callable[..., Path], look: Look
-) -> None:
-    page = look(page_of(healed))
+def test_on_paper_all_is_open_and_nothing_is_there_to_press(report: Path, look: Look) -> None:
+    page = look(report)
     assert page.pdf(format="A4").startswith(b"%PDF")
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -1,0 +1,181 @@
+"""Reports of runs in every state, and of folders that are damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpckit.files import write_json
+from hpckit.monitor.reading import Reading
+from hpckit.report.page import differing, page
+from hpckit.run import open_run
+from tests.conftest import Cli
+from tests.made_runs import finished, incident
+from tests.report.written import HOSTILE, attempt, facts, made, steps
+
+Look = Callable[..., Any]
+
+
+def verdict_of(text: str) -> str:
+    found = re.search(r"<h1>(.*?)</h1>", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def data_of(text: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_whatever_a_program_a_spec_or_a_node_is_called_nothing_of_it_runs(
+    tmp_path: Path, look: Look
+) -> None:
+    run = made(tmp_path / "run", lr=HOSTILE, **{HOSTILE: 1})
+    readings = [
+        Reading(
+            step=step,
+            values={f"train/{HOSTILE}": 1.0, f"grad/norm/{HOSTILE}": 2.0, HOSTILE: 3.0},
+            parameters={HOSTILE: {HOSTILE: 1.0, "b": 2.0}},
+        )
+        for step in range(20)
+    ]
+    attempt(run, readings)
+    about = json.loads((run.dir / "attempts/001/attempt.json").read_text())
+    write_json(run.dir / "attempts/001/attempt.json", about | {"node": HOSTILE, "job_id": HOSTILE})
+    (run.dir / "attempts/001/environment").mkdir()
+    environment = {HOSTILE: HOSTILE, "packages": {HOSTILE: HOSTILE}}
+    write_json(run.dir / "attempts/001/environment/worker.json", environment)
+    incident(run, 10, sentence=HOSTILE, plan={"do": "stop", "sentence": HOSTILE})
+    finished(run, "failed", HOSTILE)
+    found = open_run(run.dir)
+    assert found is not None
+    for number, runs in enumerate(([facts(found)], [facts(found), facts(found)])):
+        path = tmp_path / f"{number}.html"
+        path.write_text(page(runs))
+        shown = look(path)
+        assert shown.locator("img").count() == 0
+        assert shown.locator("script").count() == 2
+        for summary in shown.locator("summary:visible").all():
+            summary.click()
+        shown.wait_for_timeout(50)
+        assert HOSTILE in shown.locator(".chart strong").all_inner_texts()
+
+
+def test_a_run_that_has_not_begun_says_so(tmp_path: Path, look: Look) -> None:
+    run = made(tmp_path / "run")
+    path = tmp_path / "r.html"
+    path.write_text(page([facts(run)]))
+    assert verdict_of(path.read_text()).startswith(
+        ("Waiting to start.", "Nobody knows", "Failed. Why: the submission was cut off")
+    )
+    shown = look(path)
+    assert "No step has been read yet." in shown.locator("#curves").inner_text()
+
+
+def test_a_program_that_tells_nothing_has_a_report_without_curves(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, [])
+    finished(run, "done")
+    text = page([facts(run)])
+    assert verdict_of(text) == "Done. Nothing went wrong that needed help."
+    assert data_of(text)["charts"] == []
+
+
+def test_a_failed_run_tells_why(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 30))
+    finished(run, "failed", "ValueError: no data at train.py:3 in main")
+    assert verdict_of(page([facts(run)])) == (
+        "Failed. Why: ValueError: no data at train.py:3 in main."
+    )
+
+
+def test_a_damaged_spec_is_named_and_all_else_is_told(tmp_path: Path, cli: Cli) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 30))
+    (run.dir / "spec.json").write_text('{"name": "ag')
+    path = tmp_path / "r.html"
+    cli("report", run.dir, "-o", path)
+    text = path.read_text()
+    assert "spec.json cannot be read" in text
+    (chart,) = [each for each in data_of(text)["charts"] if each["id"] == "grad/norm/main"]
+    assert len(chart["series"][0]["x"]) == 30
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, cli: Cli) -> None:
+    done = cli("report", "nobody", "--root", tmp_path, code=5)
+    assert "no run called 'nobody'" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, cli: Cli) -> None:
+    run = made(tmp_path / "run")
+    done = cli("report", run.dir, "-o", tmp_path / "no/such/r.html", code=1)
+    assert "no/such" in done.stderr
+    assert "choose another place with -o" in done.stderr
+
+
+def test_values_that_are_no_numbers_are_marked(tmp_path: Path, look: Look) -> None:
+    run = made(tmp_path / "run")
+    readings = steps(0, 40)
+    for step, value in ((10, math.nan), (20, math.inf), (30, -math.inf)):
+        readings[step] = Reading(step=step, values={**readings[step].values, "train/loss": value})
+    attempt(run, readings)
+    finished(run, "done")
+    path = tmp_path / "r.html"
+    path.write_text(page([facts(run)]))
+    marks = look(path).locator('.chart[data-id="loss"] .bad title')
+    assert marks.all_text_contents() == [
+        "loss is NaN at step 10",
+        "loss is ∞ at step 20",
+        "loss is −∞ at step 30",
+    ]
+
+
+def test_a_later_attempt_that_began_further_back_leaves_a_branch(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 100))
+    attempt(run, steps(60, 150))
+    (chart,) = [e for e in data_of(page([facts(run)]))["charts"] if e["id"] == "grad/norm/main"]
+    roles = {one["role"]: (one["x"][0], sum(one["x"])) for one in chart["series"]}
+    assert roles == {"line": (0, 149), "left": (59, 99)}
+
+
+def test_several_runs_are_called_by_what_differs(tmp_path: Path, look: Look) -> None:
+    runs = []
+    for lr in (0.1, 0.2):
+        run = made(tmp_path / f"{lr}", run_id=f"agent/{lr}", lr=lr, model={"width": 8})
+        attempt(run, steps(0, 50))
+        finished(run, "done")
+        runs.append(facts(run))
+    path = tmp_path / "r.html"
+    path.write_text(page(runs))
+    shown = look(path)
+    assert shown.locator('[data-id="loss"] .values button').all_inner_texts() == [
+        "lr=0.1",
+        "lr=0.2",
+    ]
+    assert shown.locator("#outcomes tbody tr").count() == 2
+    assert shown.locator("#outcomes thead").inner_text().split()[:3] == ["run", "lr", "state"]
+    # What one does not want to see is hidden by a click.
+    assert shown.locator('[data-id="loss"] .path.line').count() == 2
+    shown.locator('[data-id="loss"] .values button').first.click()
+    assert shown.locator('[data-id="loss"] .path.line').count() == 1
+
+
+def test_what_differs_is_named_by_its_path() -> None:
+    params = [{"a": 1, "loss": {"mel": 1, "w": 0}}, {"a": 1, "loss": {"mel": 2, "w": 0}}, {"a": 1}]
+    assert differing(params[:2]) == ["loss.mel"]
+    assert differing(params) == ["loss.mel", "loss.w"]
+
+
+def test_open_without_a_screen_says_how_to_copy_it(tmp_path: Path, cli: Cli) -> None:
+    run = made(tmp_path / "run")
+    nowhere = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""}
+    done = cli("report", run.dir, "--open", env=nowhere)
+    assert re.search(rf"scp \S+:{run.dir}/report.html \.", done.stderr)
+    assert done.stdout == f"{run.dir}/report.html\n"
