@@ -52,6 +52,7 @@ setup(
             "pexpect",
             "pyte",
             "playwright",
+            "plotly",
             "pytest-xdist",
             "pytorch-lightning",
             "setuptools>=70.1",

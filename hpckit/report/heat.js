@@ -38,6 +38,7 @@ class Heat {
     this.canvas = make("canvas", { role: "img", "aria-label": this.inWords() });
     const details = make("details", {}, make("summary", {}, "as a table"));
     details.addEventListener("toggle", () => details.open && this.fillTable(details));
+    this.details = details;
     this.figure = make("figure", { class: "chart wide", style: "margin:0", "data-id": `heat/${about.optimizer}` });
     this.figure.append(make("figcaption", {}, make("strong", {}, title), scale, ...more, this.value), make("div", { class: "heat" }, names, this.canvas), details);
     host.append(this.figure);

@@ -173,6 +173,8 @@ def test_on_paper_all_is_open_and_nothing_is_there_to_press(report: Path, look: 
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
+    # At once: the printer does not wait.
+    assert page.locator(".chart:not(:has(tbody tr))").count() == 0
     for button in page.locator("button.scale, #theme, #reset").all():
         assert not button.is_visible()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
