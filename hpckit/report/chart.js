@@ -7,6 +7,8 @@ const EDGE = { left: 54, right: 14, top: 22, bottom: 22 };
 const FEW = 40;
 // Values that are farther apart than so many times stand on a log scale.
 const DECADES = 15;
+// Points a pixel from which a line is a band.
+const BAND = 1;
 const OVERLAID = DATA.runs.length > 1 || (DATA.runs[0] || {}).varied;
 
 function make(name, attributes = {}, ...inside) {
@@ -142,7 +144,7 @@ class Chart {
     this.over = make("g");
     this.svg.replaceChildren(clip, this.axes(low, high), inside, this.marks(inside), this.over);
     // What it is held against lies beneath, what counts on top.
-    const order = ["limit", "usual", "clip", "left", "line"];
+    const order = ["limit", "usual", "clip", "left", "line", "middle"];
     for (const one of [...this.shown].sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role))) inside.append(...this.drawn(one));
     this.scale.textContent = this.isLog ? "log" : "linear";
     this.point();
@@ -167,8 +169,20 @@ class Chart {
     return made;
   }
 
+  // Whether a line has more points than can be told apart: then its middle is drawn, too.
+  isBand(one) {
+    const [begin, end] = this.inView(one);
+    return end - begin > BAND * this.width;
+  }
+
+  other(one, role) {
+    return this.about.series.find((each) => each.role === role && each.name === one.name && each.run === one.run);
+  }
+
   drawn(one) {
     const [begin, end] = this.inView(one);
+    if (one.role === "middle" && !this.isBand(this.other(one, "line"))) return [];
+    const isBand = one.role === "line" && this.other(one, "middle") && this.isBand(one);
     const { x, y } = one;
     const parts = [];
     const alone = [];
@@ -188,7 +202,7 @@ class Chart {
       before = true;
     }
     const colour = this.colour(one);
-    const made = [make("path", { class: `path ${one.role} ${colour}`, d: parts.join("") })];
+    const made = [make("path", { class: `path ${one.role}${isBand ? " band" : ""} ${colour}`, d: parts.join("") })];
     const dots = one.role === "line" && end - begin <= FEW && this.about.section === "validation" ? [...Array(end - begin).keys()].map((i) => begin + i).filter((at) => Number.isFinite(y[at])) : alone;
     for (const at of dots) made.push(make("circle", { class: `dot ${colour}`, cx: this.px(x[at]), cy: this.py(y[at]), r: 2.6 }));
     return [...made, ...this.broken(one, bad), ...this.crosses(one)];
@@ -339,7 +353,7 @@ class Chart {
     for (let i = 0; i <= 12; i++) steps.add(Math.round(view.from + ((view.to - view.from) * i) / 12));
     for (const run of DATA.runs) for (const mark of run.marks) if (mark.kind === "incident" && mark.step >= view.from && mark.step <= view.to) steps.add(mark.step);
     const head = make("tr", {}, make("th", { scope: "col" }, "step"));
-    const shown = this.about.series.filter((one) => one.role !== "left" && one.x.length);
+    const shown = this.about.series.filter((one) => !["left", "middle"].includes(one.role) && one.x.length);
     for (const one of shown) head.append(make("th", { scope: "col", class: "n" }, OVERLAID ? DATA.runs[one.run].label : one.name));
     const rows = [...steps].sort((a, b) => a - b).map((step) => {
       const row = make("tr", {}, make("td", {}, stepSaid(step)));

@@ -11,7 +11,7 @@ import numpy as np
 from hpckit.paint import harmless
 from hpckit.report.charts import Chart, charts_of
 from hpckit.report.facts import Facts
-from hpckit.report.lines import lines_of, room_for
+from hpckit.report.lines import LONG, lines_of, room_for
 from hpckit.report.page import labels
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def _is_log(chart: Chart, values: Any) -> bool:
 
 def _line(axes: Axes, line: Mapping[str, Any], colour: str, label: str) -> None:
     look: dict[str, dict[str, Any]] = {
-        "line": {"color": colour, "label": label},
+        "line": {"color": colour, "label": label, "alpha": 0.45 if line["of"] > LONG else 1.0},
+        "middle": {"color": colour, "linewidth": 1.1},
         "left": {"color": colour, "alpha": 0.45, "linewidth": 0.8},
         "usual": {"color": SOFT, "linestyle": (0, (4, 3)), "linewidth": 0.7, "label": "usual"},
         "limit": {

@@ -22,6 +22,8 @@ STRETCHES = 200
 # The clip is what a clipped norm became; it has changed where that differs by more.
 SAME = 0.01
 MOST_BRANCHES = 60
+# A longer line is a band of its extremes; where its middle is shows in so many medians.
+LONG, MIDDLES = 1_500, 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,8 @@ def lines_of(
         if chart.optimizer is not None:
             line["gated"] = _gated(columns, chart.optimizer)
         found.append(line)
+        if len(steps) > LONG:
+            found.append(_middle(word, steps, values))
         left = list(columns.left(name))[-MOST_BRANCHES:]
         narrow = replace(room, points=max(40, room.points // (2 * max(1, len(left)))))
         found += [_line("left", word, *branch, narrow) for branch in left]
@@ -120,6 +124,16 @@ def _changes(steps: Ints, values: Floats, *, same: float) -> tuple[Ints, Floats]
     ends = np.concatenate((differs, [True]))
     stays = begins | ends
     return steps[stays], values[stays]
+
+
+def _middle(word: str, steps: Ints, values: Floats) -> dict[str, Any]:
+    """Medians of stretches, where anything of them is finite."""
+    finite = np.isfinite(values)
+    steps, values = steps[finite], values[finite]
+    parts = [each for each in np.array_split(np.arange(len(steps)), MIDDLES) if len(each)]
+    x = np.array([steps[each[len(each) // 2]] for each in parts], dtype=np.int64)
+    y = np.array([np.median(values[each]) for each in parts])
+    return {"role": "middle", "name": word, "x": x, "y": y, "of": len(steps)}
 
 
 def _gated(columns: Columns, optimizer: str) -> list[int]:

@@ -43,6 +43,8 @@ def verdict(told: Told) -> str:
     acted = [each for each in told["incidents"] if each["plan"] not in (None, "tell", "skip")]
     stopped = [each for each in acted if each["plan"] == "stop"]
     parts = [STATES.get(told["state"], f"{told['state'].capitalize()}.")]
+    if told["state"] == "running" and told["step"] is not None:
+        parts = [f"Running, at step {count(told['step'])}."]
     ordered = sorted((e for e in acted if e["plan"] != "stop"), key=lambda each: str(each["kind"]))
     groups = [list(group) for _, group in groupby(ordered, key=lambda each: each["kind"])]
     for group in sorted(groups, key=lambda group: str(group[0]["time"])):

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpckit import report
 from hpckit.files import write_json
 from hpckit.monitor.reading import Reading
 from hpckit.report.page import differing, page
 from hpckit.run import open_run
+from hpckit.spec import spec_from_json
 from tests.conftest import Cli
-from tests.made_runs import finished, incident
+from tests.made_runs import finished, incident, make_sweep
 from tests.report.written import HOSTILE, attempt, facts, made, steps
 
 Look = Callable[..., Any]
@@ -179,3 +181,78 @@ def test_open_without_a_screen_says_how_to_copy_it(tmp_path: Path, cli: Cli) -> 
     done = cli("report", run.dir, "--open", env=nowhere)
     assert re.search(rf"scp \S+:{run.dir}/report.html \.", done.stderr)
     assert done.stdout == f"{run.dir}/report.html\n"
+
+
+def test_a_sweep_is_its_points_side_by_side_in_the_sweeps_folder(tmp_path: Path, cli: Cli) -> None:
+    points = make_sweep(tmp_path / "agent/0720-sqx", 3)
+    folder = points[0].dir.parent
+    spec = spec_from_json({"name": "agent", "program": "python train.py"})
+    write_json(folder / "spec.json", spec.to_json())
+    listed = [
+        {"index": at, "values": {"lr": at / 10}, "params": {"lr": at / 10}} for at in range(3)
+    ]
+    write_json(folder / "sweep.json", {"points": listed})
+    for at in range(2):
+        point = open_run(folder / f"{at:03d}")
+        assert point is not None
+        attempt(point, steps(0, 30 + at))
+    told = json.loads(cli("report", folder, "--json").stdout)
+    assert told["runs"] == [f"agent/0720-sqx/{at:03d}" for at in range(3)]
+    assert told["report"] == str(folder / "report.html")
+    text = (folder / "report.html").read_text()
+    assert [each["label"] for each in data_of(text)["runs"]] == ["lr=0", "lr=0.1"]
+    assert text.count('class="swatch') == 3
+
+
+def test_a_long_noisy_curve_shows_its_middle_until_one_looks_closely(
+    tmp_path: Path, look: Look
+) -> None:
+    run = made(tmp_path / "run")
+    noisy = [
+        Reading(step=step, values={"train/loss": 2.0 + math.sin(step * step)})
+        for step in range(6000)
+    ]
+    attempt(run, noisy)
+    path = tmp_path / "r.html"
+    path.write_text(page([facts(run)]))
+    shown = look(path)
+    loss = shown.locator('.chart[data-id="loss"]')
+    assert loss.locator(".path.middle").count() == loss.locator(".path.band").count() == 1
+    shown.evaluate("zoom(3000, 3200)")
+    assert loss.locator(".path.middle").count() == loss.locator(".path.band").count() == 0
+    assert loss.locator(".path.line").count() == 1
+
+
+def test_a_relaunch_is_a_bar_of_its_own(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 40))
+    attempt(run, steps(40, 90), launch=2)
+    text = page([facts(run)])
+    assert re.findall(r'title="(attempt 1, launch \d):', text) == [
+        "attempt 1, launch 1",
+        "attempt 1, launch 2",
+    ]
+
+
+def test_every_colour_of_text_and_of_lines_can_be_told_from_the_ground() -> None:
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    blocks = [part for part in css.split("{") if "--page:" in part]
+    assert len(blocks) == 3
+    for block in blocks:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for name in ("ink", "soft", "bad", "machine", "good", "wait"):
+            assert contrast(colours[name], colours["card"]) >= 4.5, name
+        for name in (f"c{number}" for number in range(8)):
+            assert contrast(colours[name], colours["card"]) >= 3, name
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG reckons it."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -42,19 +42,19 @@ def incident(step: int, **about: Any) -> dict[str, Any]:
         ),
         (
             run("running", incident(411, resumed_step=350, changed=[])),
-            "Running. Gradients exploded once, at step 411, in output_proj.weight; hpckit went "
-            "back to step 350, and it has been well for 189 steps since; 62 steps were done again.",
+            "Running, at step 600. Gradients exploded once, at step 411, in output_proj.weight; "
+            "hpckit went back to step 350, and it has been well for 189 steps since; 62 steps were done again.",
         ),
         (
             run("running", incident(598, healed=None, changed=[])),
-            "Running. Gradients exploded once, at step 598, in output_proj.weight; hpckit went "
-            "back to step 536, and it is too early to say whether that helped; 63 steps were "
+            "Running, at step 600. Gradients exploded once, at step 598, in output_proj.weight; "
+            "hpckit went back to step 536, and it is too early to say whether that helped; 63 steps were "
             "done again.",
         ),
         (
             run("running", incident(90, applied=False, healed=None, resumed_step=None)),
-            "Running. Gradients exploded once, at step 90, in output_proj.weight; hpckit asked to "
-            "go back.",
+            "Running, at step 600. Gradients exploded once, at step 90, in output_proj.weight; "
+            "hpckit asked to go back.",
         ),
         (
             run(
@@ -83,7 +83,7 @@ def incident(step: int, **about: Any) -> dict[str, Any]:
             "finished; 11 steps were done again.",
         ),
         (run("done"), "Done. Nothing went wrong that needed help."),
-        (run("running"), "Running. Nothing has gone wrong so far."),
+        (run("running"), "Running, at step 600. Nothing has gone wrong so far."),
         (run("failed", reason="exit code 1."), "Failed. Why: exit code 1."),
         (run("cancelled", reason="cancelled by ana"), "Cancelled. Why: cancelled by ana."),
         (
