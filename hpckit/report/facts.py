@@ -46,9 +46,11 @@ def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
     missing = []
     try:
         told = describe(run)
-    except (HpckitError, OSError) as error:
-        missing.append(str(error))
+    except (HpckitError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Whatever is in a damaged folder: the curves may be sound.
+        missing.append(f"{error}" if isinstance(error, HpckitError) else repr(error))
         told = _untold(run)
+    told = {**told, "incidents": [_sound(each) for each in told["incidents"]]}
     folders = [
         (attempt.number, int(folder.name.removeprefix("launch-")), folder)
         for attempt in run.attempts()
@@ -68,6 +70,12 @@ def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
         machines=tuple(_machines(run)),
         missing=tuple(missing),
     )
+
+
+def _sound(incident: Told) -> Told:
+    """Steps that are none count as unknown: a damaged line must not hide the rest."""
+    steps = {name: incident[name] for name in ("step", "resumed_step")}
+    return {**incident, **{n: s if isinstance(s, int) else None for n, s in steps.items()}}
 
 
 def _spec(run: Run) -> Any:

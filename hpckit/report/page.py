@@ -134,9 +134,10 @@ def _curves(runs: Sequence[Facts]) -> str:
         if key != "other"
     )
     other = folded("Other readings", '<div class="charts"></div>', kind="other")
+    more = f"Of the {len(runs)} runs the first {MOST_DRAWN} are drawn. "
     hint = (
-        '<p class="hint">Drag over a chart to zoom, double click or <kbd>Esc</kbd> to see all. '
-        "Arrow keys move along a chart.</p>"
+        f'<p class="hint">{more if len(runs) > MOST_DRAWN else ""}Drag over a chart to zoom, '
+        "double click or <kbd>Esc</kbd> to see all. Arrow keys move along a chart.</p>"
     )
     keys = '<li class="line">counts</li><li class="left">left by a rollback</li>'
     if len(runs) == 1:

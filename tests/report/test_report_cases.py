@@ -256,3 +256,20 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted((light(one), light(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_what_makes_no_sense_in_a_ledger_or_an_attempt_hides_nothing_else(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 40))
+    incident(run, 10, plan={"do": "stop", "sentence": "stop"})
+    path = run.dir / "ledger" / "log.jsonl"
+    path.write_text(path.read_text().replace('"step":10', '"step":"ten"') + '{"time":"2026-0')
+    text = page([facts(run)])
+    # No other command could tell more of it than that.
+    assert "ten" in re.findall(r'<ul class="missing">.*?</ul>', text)[0]
+    assert len(data_of(text)["charts"]) >= 2
+    path.unlink()
+    (run.dir / "attempts/001/attempt.json").write_text('{"number": 1, "started": "noon"}')
+    text = page([facts(run)])
+    assert "noon" in text
+    assert len(data_of(text)["charts"]) >= 2

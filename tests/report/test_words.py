@@ -43,13 +43,14 @@ def incident(step: int, **about: Any) -> dict[str, Any]:
         (
             run("running", incident(411, resumed_step=350, changed=[])),
             "Running, at step 600. Gradients exploded once, at step 411, in output_proj.weight; "
-            "hpckit went back to step 350, and it has been well for 189 steps since; 62 steps were done again.",
+            "hpckit went back to step 350, and it has been well for 189 steps since; 62 steps "
+            "were done again.",
         ),
         (
             run("running", incident(598, healed=None, changed=[])),
             "Running, at step 600. Gradients exploded once, at step 598, in output_proj.weight; "
-            "hpckit went back to step 536, and it is too early to say whether that helped; 63 steps were "
-            "done again.",
+            "hpckit went back to step 536, and it is too early to say whether that helped; 63 "
+            "steps were done again.",
         ),
         (
             run("running", incident(90, applied=False, healed=None, resumed_step=None)),
