@@ -48,7 +48,8 @@ def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
         told = describe(run)
     except (HpckitError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # Whatever is in a damaged folder: the curves may be sound.
-        missing.append(f"{error}" if isinstance(error, HpckitError) else repr(error))
+        is_known = isinstance(error, (HpckitError, OSError))
+        missing.append(str(error) if is_known else f"{run.dir} makes no sense: {error!r}")
         told = _untold(run)
     told = {**told, "incidents": [_sound(each) for each in told["incidents"]]}
     folders = [
