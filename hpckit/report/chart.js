@@ -271,7 +271,7 @@ class Chart {
 
   marks(inside) {
     const made = make("g");
-    let free = -Infinity;
+    const labels = [];
     DATA.runs.forEach((run) => {
       for (const mark of run.marks) {
         const x = this.px(mark.step);
@@ -289,12 +289,14 @@ class Chart {
         if (mark.back !== null && mark.back < view.to && mark.step > view.from) this.again(inside, mark, x);
         if (!inSight) continue;
         inside.append(make("line", { class: "mark", x1: x, x2: x, y1: EDGE.top - 8, y2: this.height - EDGE.bottom }));
-        const where = Math.max(x, free + 17);
-        free = where;
-        const label = make("g", { class: "marknumber" }, make("title", {}, mark.text));
-        label.append(make("circle", { cx: where, cy: 9, r: 8 }), make("text", { x: where, y: 13 }, String(mark.number)));
-        made.append(label);
+        labels.push([x, mark]);
       }
+    });
+    const places = apart(labels.map(([x]) => x), 17, this.width - 9);
+    labels.forEach(([, mark], at) => {
+      const label = make("g", { class: "marknumber" }, make("title", {}, mark.text));
+      label.append(make("circle", { cx: places[at], cy: 9, r: 8 }), make("text", { x: places[at], y: 13 }, String(mark.number)));
+      made.append(label);
     });
     return made;
   }

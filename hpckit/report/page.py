@@ -24,6 +24,8 @@ SCRIPTS = ("scales.js", "chart.js", "heat.js", "gestures.js", "page.js")
 MOST_DRAWN = 24
 # Marks of a run that are drawn; beyond it they would be a wall.
 MOST_MARKS = 40
+# Values that a run came to, at the top of the page.
+MOST_LAST = 2
 # Of a reason in the table of outcomes, so many letters.
 LONGEST = 100
 
@@ -93,12 +95,12 @@ def _last(facts: Facts) -> list[tuple[str, float]]:
     """What loss and validation came to."""
     found = []
     known = sorted(facts.columns.values)
-    for prefix in ("train/loss", "val/"):
-        for name in [each for each in known if each.startswith(prefix)][:2]:
-            _, values = facts.columns.counting(name)
-            if len(values):
-                found.append((name.removeprefix("train/"), float(values[-1])))
-    return found
+    names = [name for name in ("train/loss",) if name in known]
+    for name in [*names, *(each for each in known if each.startswith("val/"))]:
+        _, values = facts.columns.counting(name)
+        if len(values):
+            found.append((name.removeprefix("train/"), float(values[-1])))
+    return found[:MOST_LAST]
 
 
 def _events(facts: Facts, now: float) -> str:

@@ -72,6 +72,17 @@ function logTicks(low, high, most) {
   return found.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
 }
 
+// In order, so far apart that each can be seen, and none beyond the end.
+function apart(places, gap, most) {
+  const found = [];
+  for (const place of places) found.push(found.length ? Math.max(place, found[found.length - 1] + gap) : place);
+  for (let at = found.length - 1, end = most; at >= 0; at--) {
+    found[at] = Math.min(found[at], end);
+    end = found[at] - gap;
+  }
+  return found;
+}
+
 const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 
 function said(value, digits = 4) {

@@ -20,6 +20,8 @@ from hpckit.spec.parts import INFRASTRUCTURE
 MOST_TOLD = 30
 TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200)
 DAY_S = 86_400
+# What a numbered mark takes of the width, in percent.
+MARK = 2.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,11 @@ def drawn(facts: Facts, now: float) -> str:
         begin = ran[0].begin
     whole = max(end - begin, 1e-3)
 
+    def share(seconds: float) -> float:
+        return 100 * min(1.0, max(0.0, (seconds - begin) / whole))
+
     def at(seconds: float) -> str:
-        return f"{100 * min(1.0, max(0.0, (seconds - begin) / whole)):.3f}%"
+        return f"{share(seconds):.3f}%"
 
     rows = ""
     for number in dict.fromkeys(bar.attempt for bar in ran):
@@ -91,11 +96,16 @@ def drawn(facts: Facts, now: float) -> str:
             f'title="{text(_name(bar))}: {text(bar.words)}"></i>'
             for bar in mine
         )
-        marks = "".join(
-            f'<b class="{_kind(each)}" style="left:{at(_when(each))}" '
-            f'title="{text(each["kind"])}">{place}</b>'
+        struck = [
+            (place, each)
             for place, each in enumerate(facts.acted, start=1)
             if each["attempt"] == number and _when(each)
+        ]
+        places = apart([share(_when(each)) for _, each in struck], MARK)
+        marks = "".join(
+            f'<b class="{_kind(each)}" style="left:{left:.3f}%" title="{text(each["kind"])}">'
+            f"{place}</b>"
+            for (place, each), left in zip(struck, places, strict=True)
         )
         rows += (
             f'<div class="row"><span>attempt {number}</span><div class="bar">{pieces}{marks}</div>'
@@ -109,6 +119,17 @@ def drawn(facts: Facts, now: float) -> str:
         f'<div class="timeline" role="img" aria-label="{text(label)}">{rows}'
         f'<div class="row ticks"><span></span><div>{ticks}</div></div></div>'
     )
+
+
+def apart(places: Sequence[float], gap: float, most: float = 100.0) -> list[float]:
+    """In order, so far apart that each can be seen, and none beyond the end."""
+    found: list[float] = []
+    for place in places:
+        found.append(max(place, found[-1] + gap) if found else place)
+    for at in reversed(range(len(found))):
+        found[at] = min(found[at], most)
+        most = found[at] - gap
+    return found
 
 
 def _share(bar: Bar, whole: float) -> str:
@@ -179,7 +200,7 @@ def _told_of_incidents(facts: Facts) -> Iterator[tuple[float, str, str]]:
         if number:
             parts += f'<p class="answer">{text(_answer(each))}</p>'
         elif each["plan"] == "skip" or each["kind"] == "bad_batch":
-            parts += '<p class="answer">This update was held back; nothing else had to be done.</p>'
+            parts += '<p class="answer">This update was held back.</p>'
         anchor = f' id="incident-{number}"' if number else ""
         kind = _kind(each) if number else "told"
         yield _when(each), kind, f"{moment(each['time'])} <div{anchor}>{parts}</div>"

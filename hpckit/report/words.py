@@ -35,6 +35,8 @@ STATES = {
 }
 MOST_STEPS = 4
 # A number with more digits than a person reads.
+TRIED = re.compile(r": \w+ at step \d")
+LISTED = re.compile(r" \([^()]*step \d[^()]*\)")
 LONG = re.compile(r"(?<![\w.])\d+\.\d{4,}(?:e-?\d+)?(?![\w.])")
 
 
@@ -75,7 +77,8 @@ def _times(number: int) -> str:
 
 
 def _at(group: Sequence[Told]) -> str:
-    steps = [count(each["step"]) for each in group if each["step"] is not None]
+    found = [count(each["step"]) for each in group if each["step"] is not None]
+    steps = list(dict.fromkeys(found))
     if not steps:
         return ""
     if len(steps) > MOST_STEPS:
@@ -126,8 +129,7 @@ def _came_of_it(last: Told, told: Told) -> str:
 
 def _why(told: Told, stopped: Sequence[Told]) -> list[str]:
     if stopped and stopped[-1]["plan_sentence"]:
-        # The sentence lists all that was tried, which the table below has, too.
-        why = str(stopped[-1]["plan_sentence"]).partition(": ")[2].partition(": ")[0]
+        why = _in_short(str(stopped[-1]["plan_sentence"]).removeprefix("stop: "))
         last = stopped[-1]
         where = f" in {last['parameter']}" if last["parameter"] else ""
         kind = str(last["kind"]).replace("_", " ")
@@ -135,6 +137,12 @@ def _why(told: Told, stopped: Sequence[Told]) -> list[str]:
         return [f"The last one was {_a(kind)}{where}{at}: {why}."]
     reason = str(told["reason"] or "")
     return [] if reason in ("", told["state"]) else [f"Why: {reason.rstrip('.')}."]
+
+
+def _in_short(sentence: str) -> str:
+    """Without all that was tried, which the table below has, too; two sentences of it."""
+    cut = TRIED.split(LISTED.sub("", sentence))[0]
+    return ". ".join(cut.split(". ")[:2]).rstrip(".")
 
 
 def _a(word: str) -> str:

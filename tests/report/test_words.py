@@ -66,14 +66,27 @@ def incident(step: int, **about: Any) -> dict[str, Any]:
                     408,
                     plan="stop",
                     applied=False,
-                    plan_sentence="stop: went back 2 times without progress: a, b, c",
+                    plan_sentence="stop: went back 2 times: explosion at step 388, a -> b",
                 ),
                 reason="went back 2 times without progress: a, b, c",
             ),
             "Stopped by hpckit. Gradients exploded twice, at steps 388 and 395, first in a; hpckit "
             "went back to steps 326 and 333, and it came back; 126 steps were done again. The last "
-            "one was an explosion in output_proj.weight at step 408: went back 2 times without "
-            "progress.",
+            "one was an explosion in output_proj.weight at step 408: went back 2 times.",
+        ),
+        (
+            run(
+                "stopped",
+                incident(
+                    9,
+                    plan="stop",
+                    applied=False,
+                    plan_sentence="stop: structural: the same growth in a (step 8: norm 86; step "
+                    "9: norm 90). Clipping cannot heal that. Look beside this parameter.",
+                ),
+            ),
+            "Stopped by hpckit. The last one was an explosion in output_proj.weight at step 9: "
+            "structural: the same growth in a. Clipping cannot heal that.",
         ),
         (
             run(
