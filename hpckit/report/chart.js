@@ -43,7 +43,7 @@ class Chart {
     const caption = make("figcaption", {}, make("strong", {}, about.title), ...unit, this.values, this.scale);
     this.svg = make("svg", { role: "img", tabindex: "0" });
     const details = make("details", {}, make("summary", {}, "as a table"));
-    details.addEventListener("toggle", () => details.open && this.fillTable(details));
+    details.addEventListener("toggle", () => details.open && this.fill());
     this.details = details;
     this.figure = make("figure", { class: `chart${about.wide ? " wide" : ""}`, style: "margin:0", "data-id": about.id });
     this.against = make("em");
@@ -142,7 +142,7 @@ class Chart {
     clip.append(make("rect", inner));
     const inside = make("g", { "clip-path": `url(#${id})` });
     this.over = make("g");
-    this.svg.replaceChildren(clip, this.axes(low, high), inside, this.marks(inside), this.over);
+    this.svg.replaceChildren(clip, this.axes(low, high), inside, marksOf(this, inside), this.over);
     // What it is held against lies beneath, what counts on top.
     const order = ["limit", "usual", "clip", "left", "line", "middle"];
     for (const one of [...this.shown].sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role))) inside.append(...this.drawn(one));
@@ -269,47 +269,6 @@ class Chart {
     return found;
   }
 
-  marks(inside) {
-    const made = make("g");
-    const labels = [];
-    DATA.runs.forEach((run) => {
-      for (const mark of run.marks) {
-        const x = this.px(mark.step);
-        const inSight = mark.step >= view.from && mark.step <= view.to;
-        if (OVERLAID) {
-          if (mark.kind === "incident" && inSight) made.append(make("path", { class: `dot c${run.order % 8}`, d: `M${x - 4} ${EDGE.top - 15}h8l-4 7Z` }, make("title", {}, `${run.label}: ${mark.text}`)));
-          continue;
-        }
-        if (mark.kind === "attempt") {
-          if (!inSight) continue;
-          inside.append(make("line", { class: "attempt", x1: x, x2: x, y1: EDGE.top - 8, y2: this.height - EDGE.bottom }));
-          inside.append(make("text", { class: "attempttext", x: x + 4, y: this.height - EDGE.bottom - 6 }, `attempt ${mark.number}`));
-          continue;
-        }
-        if (mark.back !== null && mark.back < view.to && mark.step > view.from) this.again(inside, mark, x);
-        if (!inSight) continue;
-        inside.append(make("line", { class: "mark", x1: x, x2: x, y1: EDGE.top - 8, y2: this.height - EDGE.bottom }));
-        labels.push([x, mark]);
-      }
-    });
-    const places = apart(labels.map(([x]) => x), 17, this.width - 9);
-    labels.forEach(([, mark], at) => {
-      const label = make("g", { class: "marknumber" }, make("title", {}, mark.text));
-      label.append(make("circle", { cx: places[at], cy: 9, r: 8 }), make("text", { x: places[at], y: 13 }, String(mark.number)));
-      made.append(label);
-    });
-    return made;
-  }
-
-  // The steps that were done again, and the way back.
-  again(inside, mark, x) {
-    const back = this.px(mark.back);
-    const base = this.height - EDGE.bottom;
-    inside.append(make("rect", { class: "again", x: back, width: Math.max(0, x - back), y: EDGE.top - 8, height: base - EDGE.top + 8 }));
-    inside.append(make("line", { class: "mark back", x1: back, x2: back, y1: EDGE.top - 8, y2: base }));
-    if (x - back > 14) inside.append(make("path", { class: "arrow", d: `M${x} ${EDGE.top - 3}H${back + 2}m6 -4l-6 4l6 4` }));
-  }
-
   // The values at the step that is pointed at, or the last ones in view.
   point() {
     const step = view.at;
@@ -338,6 +297,10 @@ class Chart {
     return found.join(", ");
   }
 
+  fill() {
+    fillTable(this, this.details);
+  }
+
   inWords() {
     const parts = this.lines.slice(0, 6).map((one) => {
       const finite = one.y.filter(Number.isFinite);
@@ -347,29 +310,6 @@ class Chart {
       return `${one.name}: from ${said(finite[0])} to ${said(finite[finite.length - 1])}, at most ${said(highest)} at step ${stepSaid(one.x[one.y.indexOf(highest)])}${bad ? `, ${bad} not finite` : ""}`;
     });
     return `${this.about.title}, steps ${stepSaid(view.from)} to ${stepSaid(view.to)}. ${parts.join("; ")}`;
-  }
-
-  // Some steps of those in view, those of incidents among them.
-  fillTable(details) {
-    const steps = new Set();
-    for (let i = 0; i <= 12; i++) steps.add(Math.round(view.from + ((view.to - view.from) * i) / 12));
-    for (const run of DATA.runs) for (const mark of run.marks) if (mark.kind === "incident" && mark.step >= view.from && mark.step <= view.to) steps.add(mark.step);
-    const head = make("tr", {}, make("th", { scope: "col" }, "step"));
-    const shown = this.about.series.filter((one) => !["left", "middle"].includes(one.role) && one.x.length);
-    for (const one of shown) head.append(make("th", { scope: "col", class: "n" }, OVERLAID ? DATA.runs[one.run].label : one.name));
-    const rows = [...steps].sort((a, b) => a - b).map((step) => {
-      const row = make("tr", {}, make("td", {}, stepSaid(step)));
-      for (const one of shown) row.append(make("td", { class: "n" }, said(one.role === "line" ? this.tableValue(one, step) : one.y[nearest(one.x, step)])));
-      return row;
-    });
-    details.querySelector("div")?.remove();
-    const table = make("table", {}, make("caption", { class: "unseen" }, this.about.title), make("thead", {}, head), make("tbody", {}, ...rows));
-    details.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${this.about.title}, values` }, table));
-  }
-
-  tableValue(one, step) {
-    const left = this.valueAt(one, step);
-    return Number.isNaN(left) ? one.y[nearest(one.x, step)] : left;
   }
 }
 

@@ -12,7 +12,7 @@ from hpckit.paint import harmless
 from hpckit.report.charts import Chart, charts_of
 from hpckit.report.facts import Facts
 from hpckit.report.lines import LONG, lines_of, room_for
-from hpckit.report.page import labels
+from hpckit.report.several import labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

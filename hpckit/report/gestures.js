@@ -25,7 +25,7 @@ function pointAt(step) {
 
 function redraw() {
   for (const each of [...charts, ...heats]) each.draw();
-  for (const each of charts) if (each.details.open) each.fillTable(each.details);
+  for (const each of charts) if (each.details.open) each.fill();
   showRange();
 }
 

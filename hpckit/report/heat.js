@@ -37,7 +37,7 @@ class Heat {
     about.names.forEach((name, at) => names.append(make("span", { title: name, class: about.blamed[at] ? "blamed" : null }, make("bdi", {}, about.blamed[at] ? `▸ ${name}` : name))));
     this.canvas = make("canvas", { role: "img", "aria-label": this.inWords() });
     const details = make("details", {}, make("summary", {}, "as a table"));
-    details.addEventListener("toggle", () => details.open && this.fillTable(details));
+    details.addEventListener("toggle", () => details.open && this.fill());
     this.details = details;
     this.figure = make("figure", { class: "chart wide", style: "margin:0", "data-id": `heat/${about.optimizer}` });
     this.figure.append(make("figcaption", {}, make("strong", {}, title), scale, ...more, this.value), make("div", { class: "heat" }, names, this.canvas), details);
@@ -110,7 +110,8 @@ class Heat {
   }
 
   // The largest of each, where it was, and what it was at first.
-  fillTable(details) {
+  fill() {
+    const { details } = this;
     details.querySelector("div")?.remove();
     const rows = this.about.cells.map((row, at) => {
       const known = row.map((value, column) => [value, column]).filter(([value]) => !Number.isNaN(value));

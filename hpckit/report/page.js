@@ -62,7 +62,7 @@ addEventListener("beforeprint", () => {
   closed = [...document.querySelectorAll("details:not([open])")];
   for (const each of closed) each.open = true;
   // Now, not when the event of having been opened comes: the pages are counted before that.
-  for (const each of [...charts, ...heats]) each.fillTable(each.details);
+  for (const each of [...charts, ...heats]) each.fill();
 });
 addEventListener("afterprint", () => {
   for (const each of closed) each.open = false;

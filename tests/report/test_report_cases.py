@@ -12,7 +12,8 @@ from typing import Any
 from hpckit import report
 from hpckit.files import write_json
 from hpckit.monitor.reading import Reading
-from hpckit.report.page import differing, page
+from hpckit.report.page import page
+from hpckit.report.several import differing
 from hpckit.run import open_run
 from hpckit.spec import spec_from_json
 from tests.conftest import Cli
