@@ -5,7 +5,7 @@ const RAMP = ["#1b1446", "#3b2f80", "#56549b", "#6f7aa6", "#8aa1a5", "#b0c593", 
 const NOT_FINITE = "#e5484d";
 const ROW = 17;
 // Beneath the rows: the steps.
-const FOOT = 20;
+const FOOT = 23;
 
 function ramp(share) {
   const place = Math.min(1, Math.max(0, share)) * (RAMP.length - 1);
@@ -78,17 +78,26 @@ class Heat {
       });
     });
     pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--bad");
-    for (const mark of DATA.runs[0].marks) if (mark.kind === "incident") pen.fillRect(Math.round(this.px(mark.step)), 0, 1, rows);
+    // Beneath, and not over the brightest cells of all.
+    for (const mark of DATA.runs[0].marks) if (mark.kind === "incident") this.triangle(pen, this.px(mark.step), rows + 1);
     this.axis(pen, width, rows);
+  }
+
+  triangle(pen, x, y) {
+    pen.beginPath();
+    pen.moveTo(x, y);
+    pen.lineTo(x + 4, y + 6);
+    pen.lineTo(x - 4, y + 6);
+    pen.fill();
   }
 
   axis(pen, width, rows) {
     pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--soft");
     pen.font = `11.5px ${getComputedStyle(document.body).fontFamily}`;
     pen.textAlign = "center";
-    for (const tick of linearTicks(view.from, view.to, width / 110)) {
+    for (const tick of linearTicks(view.from, view.to, width / 80)) {
       const x = this.px(tick);
-      if (tick % 1 === 0 && x > 10 && x < width - 10) pen.fillText(stepSaid(tick), x, rows + 15);
+      if (tick % 1 === 0 && x > 10 && x < width - 10) pen.fillText(stepSaid(tick), x, rows + 18);
     }
   }
 
