@@ -129,8 +129,8 @@ class _Table:
         if isinstance(time, (int, float)):
             self._times[at] = time
         parameters = row.pop(PARAMETERS, None)
-        if parameters:
-            self._parameters.append((at, parameters))
+        if isinstance(parameters, dict):
+            self._parameters.append((at, _norms(parameters)))
         return at
 
     def columns(self) -> Columns:
@@ -177,6 +177,14 @@ def _numbers(values: list[tuple[Any, ...]]) -> Floats:
         return np.array(values, dtype=np.float64)
     except (ValueError, TypeError):
         return np.array([[_number(each) for each in row] for row in values], dtype=np.float64)
+
+
+def _norms(parameters: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        optimizer: {name: _number(norm) for name, norm in norms.items()}
+        for optimizer, norms in parameters.items()
+        if isinstance(norms, dict)
+    }
 
 
 def _number(value: Any) -> float:
