@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 COLOURS = {
@@ -151,6 +152,12 @@ def short(value: object) -> str:
     nested = isinstance(value, (dict, list))
     text = harmless(json.dumps(value, ensure_ascii=False) if nested else str(value))
     return text if len(text) <= 24 else text[:23] + "…"
+
+
+def counted(names: list[str]) -> list[str]:
+    """`4 x NVIDIA H200` for four of a kind."""
+    kinds = Counter(names).items()
+    return [name if number == 1 else f"{number} x {name}" for name, number in kinds]
 
 
 def note(text: str) -> None:

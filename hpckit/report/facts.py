@@ -80,7 +80,9 @@ def _sound(incident: Told) -> Told:
 
 
 def _spec(run: Run) -> Any:
-    return read_json(run.home / "spec.json")
+    """As it was resolved, with a point's own parameters."""
+    found = read_json(run.home / "spec.json")
+    return {**found, "params": run.params} if isinstance(found, dict) else None
 
 
 def _machines(run: Run) -> list[tuple[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ import torch
 
 from hpckit import __version__
 from hpckit.files import write_json
+from hpckit.paint import counted
 
 # Of those that are imported by the first step; asking for others would import them.
 PACKAGES = (
@@ -42,8 +43,6 @@ def write_down(folder: Path, launch: int, ranks: int) -> None:
 
 
 def environment() -> dict[str, Any]:
-    from hpckit.worker.machine import counted
-
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
         "python": platform.python_version(),

@@ -6,12 +6,12 @@ import contextlib
 import os
 import platform
 import socket
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from hpckit import __version__
 from hpckit.files import read_json, write_json
+from hpckit.paint import counted
 from hpckit.run import Attempt, Run
 
 DRIVER = Path("/proc/driver/nvidia")
@@ -40,12 +40,6 @@ def machine() -> dict[str, Any]:
         "worker_python": platform.python_version(),
         "hpckit": __version__,
     }
-
-
-def counted(names: list[str]) -> list[str]:
-    """`4 x NVIDIA H200` for four of a kind."""
-    kinds = Counter(names).items()
-    return [name if number == 1 else f"{number} x {name}" for name, number in kinds]
 
 
 def _memory() -> str | None:
