@@ -57,6 +57,8 @@ def test_a_job_is_made_checked_and_run_from_the_wheel_alone(installed, tmp_path)
     folder = tmp_path / "spiral"
     hpckit("submit", "--cluster", "local", "--follow", "-s", "params.epochs=1", cwd=folder)
     assert json.loads(hpckit("show", "--json", cwd=folder))["state"] == "done"
+    page = Path(hpckit("report", cwd=folder).strip()).read_text()
+    assert "class Chart {" in page
     schema = json.loads(hpckit("check", "--schema"))
     assert schema["properties"]["program"]
 
