@@ -275,7 +275,7 @@ class Chart {
     this.over.replaceChildren();
     this.lines.forEach((one, place) => {
       const at = one.x.length ? nearest(one.x, step === null ? view.to : step) : -1;
-      this.items[place].textContent = at < 0 ? "" : said(one.y[at]);
+      this.items[place].textContent = at < 0 ? "" : said(one.y[at]) + this.leftAt(one, step);
       if (step === null || at < 0 || !this.isShown(one) || !Number.isFinite(one.y[at])) return;
       const [x, y] = [this.px(one.x[at]), this.py(one.y[at])];
       if (x >= EDGE.left && x <= this.width - EDGE.right) this.over.append(make("circle", { class: `at ${this.colour(one)}`, cx: x, cy: y, r: 3.4 }));
@@ -286,13 +286,20 @@ class Chart {
     this.over.prepend(make("line", { class: "hair", x1: x, x2: x, y1: EDGE.top - 8, y2: this.height - EDGE.bottom }));
   }
 
+  // What the step was on a branch that was left.
+  leftAt(one, step) {
+    const mine = this.about.series.filter((each) => each.role === "left" && each.name === one.name && each.run === one.run);
+    const found = mine.flatMap((each) => (each.x[lower(each.x, step)] === step ? [said(each.y[lower(each.x, step)])] : []));
+    return step === null || !found.length ? "" : ` (left: ${found.join(", ")})`;
+  }
+
   // What a norm is held against at a step.
   heldAgainst(step) {
     const words = { usual: "usual", limit: "held back above", clip: "clipped to" };
     const found = Object.entries(words).flatMap(([role, word]) => {
       const one = this.about.series.find((each) => each.role === role);
-      const at = one ? lower(one.x, step + 1e-9) - 1 : -1;
-      return at < 0 ? [] : [`${word} ${said(one.y[at], 3)}`];
+      const value = one ? lastSaid(one, step) : "";
+      return value ? [`${word} ${value}`] : [];
     });
     return found.join(", ");
   }

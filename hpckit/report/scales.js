@@ -47,6 +47,12 @@ function nearest(sorted, value) {
   return value - sorted[after - 1] <= sorted[after] - value ? after - 1 : after;
 }
 
+// What a line that stays until it changes said last; nothing before its first word.
+function lastSaid({ x, y }, step) {
+  const at = lower(x, step + 1e-9) - 1;
+  return at < 0 ? "" : said(y[at], 3);
+}
+
 function linearTicks(low, high, most) {
   const rough = (high - low) / Math.max(1, most);
   const power = 10 ** Math.floor(Math.log10(rough));

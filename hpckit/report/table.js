@@ -6,7 +6,7 @@ const ROWS = 12;
 function fillTable(chart, details) {
   const lines = chart.about.series.filter((one) => !["left", "middle"].includes(one.role) && one.x.length);
   const name = (one) => (OVERLAID ? DATA.runs[one.run].label : one.name);
-  const value = (one, step) => said(one.role === "line" ? valueOf(chart, one, step) : one.y[nearest(one.x, step)]);
+  const value = (one, step) => (one.role === "line" ? said(valueOf(chart, one, step)) : lastSaid(one, step) || "-");
   const cells = (step) => lines.map((one) => make("td", { class: "n" }, value(one, step)));
   const rows = stepsInView().map((step) => make("tr", {}, make("td", {}, stepSaid(step)), ...cells(step)));
   const head = lines.map((one) => make("th", { scope: "col", class: "n" }, name(one)));

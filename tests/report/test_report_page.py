@@ -135,6 +135,9 @@ def test_the_explosion_itself_is_drawn_on_a_branch_that_was_left(report: Path, l
     assert max(left) > 10 * counting
     chart = gradient(page)
     assert chart.locator(".path.left").count() == len(left)
+    # Its values are told, too, where one points at it.
+    page.evaluate("pointAt(DATA.runs[0].marks[0].step)")
+    assert re.search(r"\(left: [5-9]\d", chart.locator(".values b").inner_text())
     # The incident, the way back, and the updates that were held back.
     assert chart.locator(".marknumber text").text_content() == "1"
     assert chart.locator(".again").count() == 1
