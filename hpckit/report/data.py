@@ -11,6 +11,7 @@ from hpckit.report.heat import Heat, heats
 from hpckit.report.lines import encoded, lines_of, number, room_for
 from hpckit.report.markup import as_json
 from hpckit.report.several import MOST_DRAWN, labels
+from hpckit.report.words import cause
 
 # Marks of a run that are drawn; beyond it they would be a wall.
 MOST_MARKS = 40
@@ -77,6 +78,7 @@ def _marks(facts: Facts) -> list[dict[str, Any]]:
         {
             "kind": "incident",
             "number": number,
+            "cause": cause(each),
             "step": each["step"],
             "back": each["resumed_step"] if each["applied"] else None,
             "text": f"{str(each['kind']).replace('_', ' ')}, step {each['step']}",

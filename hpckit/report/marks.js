@@ -1,12 +1,15 @@
 "use strict";
 // What happened, over a chart: incidents, the way back, where an attempt took up.
 
+// What a numbered mark takes of the width, and the name of an attempt.
 const MARK = 17;
+const LABEL = 66;
 
 // `inside` is what is cut at the chart's edges; what is given back stands above it.
 function marksOf(chart, inside) {
   const above = make("g");
   const numbered = [];
+  let free = 0;
   for (const run of DATA.runs) {
     for (const mark of run.marks) {
       const isSeen = mark.step >= view.from && mark.step <= view.to;
@@ -15,12 +18,13 @@ function marksOf(chart, inside) {
         continue;
       }
       if (mark.kind === "attempt") {
-        if (isSeen) inside.append(...attemptAt(chart, mark));
+        if (isSeen) inside.append(...attemptAt(chart, mark, free));
+        if (isSeen) free = Math.max(free, chart.px(mark.step) + LABEL);
         continue;
       }
       if (mark.back !== null && mark.back < view.to && mark.step > view.from) inside.append(...wayBack(chart, mark));
       if (!isSeen) continue;
-      inside.append(upright(chart, "mark", mark.step));
+      inside.append(upright(chart, `mark ${mark.cause}`, mark.step));
       numbered.push(mark);
     }
   }
@@ -37,7 +41,7 @@ function upright(chart, kind, step) {
 function badge(mark, x) {
   const circle = make("circle", { cx: x, cy: 9, r: 8 });
   const number = make("text", { x, y: 13 }, String(mark.number));
-  return make("g", { class: "marknumber" }, make("title", {}, mark.text), circle, number);
+  return make("g", { class: `marknumber ${mark.cause}` }, make("title", {}, mark.text), circle, number);
 }
 
 // Of several runs: whose incident it is, by the colour.
@@ -46,17 +50,18 @@ function pointer(chart, run, mark) {
   return make("path", { class: `dot c${run.order % 8}`, d: path }, make("title", {}, `${run.label}: ${mark.text}`));
 }
 
-function attemptAt(chart, mark) {
+function attemptAt(chart, mark, free) {
   const place = { class: "attempttext", x: chart.px(mark.step) + 4, y: chart.height - EDGE.bottom - 6 };
-  return [upright(chart, "attempt", mark.step), make("text", place, `attempt ${mark.number}`)];
+  const line = upright(chart, "attempt", mark.step);
+  return place.x < free ? [line] : [line, make("text", place, `attempt ${mark.number}`)];
 }
 
 // The steps that were done again, and the way back.
 function wayBack(chart, mark) {
   const [x, back] = [chart.px(mark.step), chart.px(mark.back)];
   const height = chart.height - EDGE.bottom - EDGE.top + 8;
-  const made = [make("rect", { class: "again", x: back, width: Math.max(0, x - back), y: EDGE.top - 8, height })];
-  made.push(upright(chart, "mark back", mark.back));
-  if (x - back > 14) made.push(make("path", { class: "arrow", d: `M${x} ${EDGE.top - 3}H${back + 2}m6 -4l-6 4l6 4` }));
+  const made = [make("rect", { class: `again ${mark.cause}`, x: back, width: Math.max(0, x - back), y: EDGE.top - 8, height })];
+  made.push(upright(chart, `mark back ${mark.cause}`, mark.back));
+  if (x - back > 14) made.push(make("path", { class: `arrow ${mark.cause}`, d: `M${x} ${EDGE.top - 3}H${back + 2}m6 -4l-6 4l6 4` }));
   return made;
 }

@@ -13,7 +13,7 @@ from hpckit.report.data import data
 from hpckit.report.facts import Facts
 from hpckit.report.markup import folded, in_script, pairs, section, text
 from hpckit.report.several import MOST_DRAWN, labels, outcomes
-from hpckit.report.words import count, took, verdict
+from hpckit.report.words import amount, count, took, verdict
 
 HERE = Path(__file__).parent
 SCRIPTS = ("scales.js", "marks.js", "table.js", "chart.js", "heat.js", "gestures.js", "page.js")
@@ -73,7 +73,7 @@ def _figures(facts: Facts, now: float) -> str:
     items = [
         ("steps", count(step) if step is not None else "-"),
         ("time", took(told, now)),
-        (hours["unit"], f"{hours['used']:.3g}"),
+        (hours["unit"], amount(hours["used"])),
         ("lost", f"{hours['lost']:.2g}" if hours["lost"] else "0"),
         ("attempts", str(len(told["attempts"]))),
         ("incidents", str(len(facts.acted))),

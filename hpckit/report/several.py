@@ -9,7 +9,7 @@ from hpckit.heal.changes import get_path
 from hpckit.paint import short
 from hpckit.report.facts import Facts
 from hpckit.report.markup import table, text
-from hpckit.report.words import count
+from hpckit.report.words import amount, count
 
 # Of more runs than this the lines tell nobody anything; the table has them all.
 MOST_DRAWN = 24
@@ -34,7 +34,7 @@ def outcomes(runs: Sequence[Facts]) -> str:
                 count(told["step"]) if told["step"] is not None else "-",
                 *(_outcome(each, name) for name in metrics),
                 str(len(each.acted)),
-                f"{told['gpu_hours']['used']:.3g}",
+                amount(told["gpu_hours"]["used"]),
                 _why(told),
             ]
         )

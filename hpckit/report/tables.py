@@ -8,7 +8,7 @@ from typing import Any
 from hpckit.paint import duration, size
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, pairs, table, text
-from hpckit.report.words import arrows, count, redone
+from hpckit.report.words import amount, arrows, cause, count, redone
 
 MOST_CHECKPOINTS = 12
 
@@ -17,7 +17,7 @@ def changes(facts: Facts) -> str:
     """What was changed and why: an incident with its answer a line."""
     rows = [
         (
-            f"<b>{number}</b>",
+            f'<b class="{cause(each)}">{number}</b>',
             count(each["step"]) if each["step"] is not None else "-",
             text(str(each["kind"]).replace("_", " ")),
             _why(each),
@@ -57,7 +57,7 @@ def attempts(facts: Facts) -> str:
             moment(each["started"]),
             moment(each["ended"]) if each["ended"] else text(each["state"]),
             text(each["reason"] or "-"),
-            f"{each['hours']:.3g}",
+            amount(each["hours"]),
             f"{each['lost']:.2g}" if each["lost"] else "0",
         )
         for each in facts.told["attempts"]
@@ -81,7 +81,7 @@ def hours(facts: Facts) -> str:
     used, lost, limit = told["used"], told["lost"], told["limit"]
     unit = text(told["unit"])
     share = min(1.0, lost / used) if used else 0.0
-    said = f"<b>{used:.3g} {unit}</b> used"
+    said = f"<b>{amount(used)} {unit}</b> used"
     said += f", of at most {limit:g}" if limit else ""
     said += (
         f"; <b>{lost:.2g}</b> of them ({share:.0%}) for steps that were given up" if lost else ""

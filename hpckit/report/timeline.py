@@ -13,7 +13,7 @@ from hpckit.clock import iso, seconds_of
 from hpckit.paint import duration
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, text
-from hpckit.report.words import arrows, count
+from hpckit.report.words import arrows, cause, count
 from hpckit.spec.parts import INFRASTRUCTURE
 
 # Of what was only told, so many are listed; more would hide what was done.
@@ -103,7 +103,7 @@ def drawn(facts: Facts, now: float) -> str:
         ]
         places = apart([share(_when(each)) for _, each in struck], MARK)
         marks = "".join(
-            f'<b class="{_kind(each)}" style="left:{left:.3f}%" title="{text(each["kind"])}">'
+            f'<b class="{cause(each)}" style="left:{left:.3f}%" title="{text(each["kind"])}">'
             f"{place}</b>"
             for (place, each), left in zip(struck, places, strict=True)
         )
@@ -146,10 +146,6 @@ def _when(each: dict[str, Any]) -> float:
     return 0.0
 
 
-def _kind(each: dict[str, Any]) -> str:
-    return "machine" if each["kind"] in INFRASTRUCTURE else "numeric"
-
-
 def _ticks(whole: float) -> list[int]:
     steps = (*TICKS, *(DAY_S * days for days in (1, 2, 5, 10, 30, 100)))
     step = next((each for each in steps if whole / each <= 6), steps[-1])
@@ -190,7 +186,7 @@ def _told_of_incidents(facts: Facts) -> Iterator[tuple[float, str, str]]:
     only_told = [each for each in facts.incidents if id(each) not in numbers]
     for each in [*facts.acted, *_spread(only_told)]:
         number = numbers.get(id(each))
-        mark = f'<b class="{_kind(each)}">{number}</b> ' if number else ""
+        mark = f'<b class="{cause(each)}">{number}</b> ' if number else ""
         step = f"Step {count(each['step'])}: " if each["step"] is not None else ""
         kind = text(str(each["kind"]).replace("_", " "))
         said = f"{step}<strong>{kind}</strong>"
@@ -202,7 +198,7 @@ def _told_of_incidents(facts: Facts) -> Iterator[tuple[float, str, str]]:
         elif each["plan"] == "skip" or each["kind"] == "bad_batch":
             parts += '<p class="answer">This update was held back.</p>'
         anchor = f' id="incident-{number}"' if number else ""
-        kind = _kind(each) if number else "told"
+        kind = cause(each) if number else "told"
         yield _when(each), kind, f"{moment(each['time'])} <div{anchor}>{parts}</div>"
 
 

@@ -113,7 +113,11 @@ def arrows(change: str) -> str:
 def redone(incident: Told) -> int:
     """Steps that were done, and given up by going back."""
     step, resumed = incident["step"], incident["resumed_step"]
-    return max(0, step + 1 - resumed) if None not in (step, resumed) else 0
+    if step is None or resumed is None:
+        return 0
+    # The step of an incident was done; of a program's end it is told how many were done.
+    done = step if incident["kind"] in INFRASTRUCTURE else step + 1
+    return int(max(0, done - resumed))
 
 
 def _came_of_it(last: Told, told: Told) -> str:
@@ -158,6 +162,16 @@ def enumeration(words: Sequence[str]) -> str:
 def count(value: Any) -> str:
     """A count with room between its thousands."""
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value)
+
+
+def cause(incident: Told) -> str:
+    """Whose fault it was, by which it has its colour."""
+    return "machine" if incident["kind"] in INFRASTRUCTURE else "numeric"
+
+
+def amount(value: float) -> str:
+    """Hours, and the like, at a glance."""
+    return f"{value:.3g}" if value < 1000 else count(round(value))
 
 
 def took(told: Told, now: float) -> str:

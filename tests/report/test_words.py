@@ -94,7 +94,7 @@ def incident(step: int, **about: Any) -> dict[str, Any]:
                 incident(100, kind="node_failure", parameter=None, changed=[], resumed_step=90),
             ),
             "Done. A node was lost once, at step 100; hpckit went on from step 90, and it "
-            "finished; 11 steps were done again.",
+            "finished; 10 steps were done again.",
         ),
         (run("done"), "Done. Nothing went wrong that needed help."),
         (run("running"), "Running, at step 600. Nothing has gone wrong so far."),
