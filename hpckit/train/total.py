@@ -9,7 +9,10 @@ class Total:
     """Learns how many batches a step takes; batches that are left out correct it as they come."""
 
     def __init__(self) -> None:
-        self._used: int | None = None
+        self._used = 0
+        # Whether that was a whole step: an epoch's last one may have fewer batches, and its first
+        # may have been begun by the epoch before.
+        self._is_whole = False
 
     def after(
         self, step: int, place: Place, *, first: int, length: int | None, epochs: int | None
@@ -18,10 +21,11 @@ class Total:
         if not length or not epochs:
             return None
         used = max(1, place.taken - first)
-        # An epoch's last step may have fewer; one that comes after batches left out seems to have
-        # more.
-        if self._used is None or (used < self._used and place.taken < length):
-            self._used = used
+        is_whole = place.taken < length and (first > 0 or place.epoch == 0)
+        # One that comes after batches left out seems to have more.
+        is_fewer = used < self._used and is_whole == self._is_whole
+        if not self._used or (is_whole and not self._is_whole) or is_fewer:
+            self._used, self._is_whole = used, is_whole
         in_epoch = -(-(length - place.taken) // self._used)
         of_epoch = -(-length // self._used)
         return step + max(0, in_epoch + (epochs - place.epoch - 1) * of_epoch)

@@ -1,9 +1,11 @@
-"""The same training many times over: without hpckit and with it, with three sets of settings.
+"""The same training many times over: three sets of settings, without hpckit and with it.
 
-    python compare.py [--seeds 10] [--spec incident.yaml] [--json results.json]
+    python compare.py [--spec incident.yaml] [--seeds 10] [--settings "as it was" ...]
+                      [--ways plain hpckit] [--json results.json]
 
 Without hpckit it is a plain loop: backward, clip_grad_norm_, step. All are judged by the same
-validation loss, that of the original weights with a penalty that has a slope everywhere.
+validation loss, that of the original weights with a penalty that has a slope everywhere, and by
+what the right fix comes to from the same seed.
 """
 
 from __future__ import annotations
@@ -12,31 +14,36 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-RIGHT = (
-    "params.cascade={residuals: [0.1, 0.1, 1], bounded: true}",
-    "params.penalty={form: tangent, limit: 0.9, floor: 1e-3}",
-)
-MADE = ("params.loss.correlation=0.1", "params.penalty.limit=0.95", "params.clip.generator=5.0")
+BLAMED = "cascade_stages.2.output_proj.weight"
+AS_IT_WAS, MADE, RIGHT = "as it was", "the fix that was made", "the right fix"
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "as it was": (),
-    "the fix that was made": MADE,
-    "the right fix": RIGHT,
+    AS_IT_WAS: (),
+    MADE: ("params.loss.correlation=0.1", "params.penalty.limit=0.95", "params.clip.generator=5.0"),
+    RIGHT: (
+        "params.cascade={residuals: [0.1, 0.1, 1], bounded: true}",
+        "params.penalty={form: tangent, limit: 0.9, floor: 1e-3}",
+    ),
 }
-# Steps whose norms are usual.
+PLAIN, HPCKIT = "plain", "hpckit"
+# So many first steps' median is the usual norm.
 FIRST = 100
+# Times the usual that no step should come to before something is done.
+FAR = 1000.0
+
+Row = dict[str, Any]
 
 
-def plain(spec: str, seed: int, changes: Sequence[str]) -> dict[str, Any]:
+def plain(spec: str, seed: int, changes: Sequence[str]) -> Row:
     """One training by a plain loop, in this process."""
     import torch
 
@@ -57,151 +64,154 @@ def plain(spec: str, seed: int, changes: Sequence[str]) -> dict[str, Any]:
             self._whole(loss(batches[0])).backward()
             name = "generator" if optimizer is self.generator else "discriminator"
             every = [each for group in optimizer.param_groups for each in group["params"]]
-            norm = float(torch.nn.utils.clip_grad_norm_(every, self.params["clip"][name]))
+            norm = torch.nn.utils.clip_grad_norm_(every, self.params["clip"][name])
             if name == "generator":
-                self.seen.append((norm, self.largest()))
+                self.seen.append((float(norm), self.worst()))
             optimizer.step()
 
-        def largest(self) -> str:
+        def worst(self) -> str:
             norms = {
-                n: p.grad.norm() for n, p in self.model.named_parameters() if p.grad is not None
+                name: float(each.grad.norm())
+                for name, each in self.model.named_parameters()
+                if each.grad is not None
             }
-            return max(norms, key=lambda name: float(norms[name]))
+            return max(norms, key=norms.__getitem__)
 
         def validate(self) -> dict[str, float]:
             self.last = super().validate()
             return self.last
 
-    params = dict(load_spec(HERE / spec, tuple(changes), ()).to_json()["params"])
+    params = load_spec(HERE / spec, tuple(changes), ()).to_json()["params"]
     training = Plain({**params, "seed": seed})
     training.run()
     norms = [norm for norm, _ in training.seen]
-    largest = max(norms)
     epoch = len(training.loader)
     return {
+        **_of_norms(norms),
         "loss": training.last["loss"],
-        "usual": sorted(norms[:FIRST])[FIRST // 2],
-        "largest": largest,
-        "worst": training.seen[norms.index(largest)][1],
-        "epochs": [sum(norms[at : at + epoch]) / epoch for at in range(0, len(norms), epoch)],
+        "worst": training.seen[norms.index(max(norms))][1],
+        "epochs": [statistics.fmean(norms[at : at + epoch]) for at in range(0, len(norms), epoch)],
     }
 
 
-def healed(spec: str, seed: int, changes: Sequence[str], root: str) -> dict[str, Any]:
-    """One training by `hpckit run`, in a process of its own."""
+def healed(spec: str, seed: int, changes: Sequence[str]) -> Row:
+    """One training by `hpckit run`."""
     hpckit = [sys.executable, "-m", "hpckit"]
     words = [word for each in (f"params.seed={seed}", *changes) for word in ("-s", each)]
-    command = [*hpckit, "run", spec, "--root", root, *words]
-    quiet = {"cwd": HERE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "capture_output": True}
-    done = subprocess.run(command, **quiet)
-    shown = subprocess.run([*hpckit, "show", "--root", root, "--json"], **quiet)
-    told = json.loads(shown.stdout)
-    norms = largest_norms(Path(told["dir"]))
-    metrics = [each["metrics"]["loss"] for each in told["checkpoints"] if "loss" in each["metrics"]]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory(prefix="creative-agent-") as root:
+        at = ["--root", root]
+        subprocess.run(
+            [*hpckit, "run", spec, *at, *words], cwd=HERE, env=environ, capture_output=True
+        )
+        shown = subprocess.run([*hpckit, "show", *at, "--json"], capture_output=True, check=True)
+        told = json.loads(shown.stdout)
+        rows = list(_rows(Path(told["dir"])))
+    losses = [float(row["val/loss"]) for row in rows if "val/loss" in row]
+    acted = [each for each in told["incidents"] if each["plan"] in ("rollback", "stop")]
+    signs = [each["step"] for each in told["incidents"] if each["parameter"] == BLAMED]
     return {
-        "exit_code": done.returncode,
+        **_of_norms([float(row[NORM]) for row in _first_branch(rows)]),
+        "loss": losses[-1] if told["state"] == "done" else math.nan,
         "state": told["state"],
         "reason": told["reason"],
-        "loss": last_validation(Path(told["dir"])),
-        "best": min(metrics, default=None),
-        "largest": max(norms),
-        "usual": sorted(norms[:FIRST])[FIRST // 2],
-        "incidents": [
-            {
-                key: each[key]
-                for key in (
-                    "kind",
-                    "step",
-                    "value",
-                    "parameter",
-                    "plan",
-                    "sentence",
-                    "resumed_step",
-                    "changed",
-                )
-            }
-            for each in told["incidents"]
+        "told": signs[0] if signs else None,
+        "acted": [
+            {key: each[key] for key in ("step", "kind", "plan", "parameter", "resumed_step")}
+            for each in acted
         ],
-        "dir": told["dir"],
     }
 
 
-def rows(folder: Path) -> Iterator[dict[str, Any]]:
+NORM = "grad/norm/generator"
+
+
+def _rows(folder: Path) -> Iterator[Row]:
+    """Everything that was measured, in order of time."""
     for path in sorted(folder.glob("attempts/*/readings/*/*.jsonl")):
         for line in path.read_text().splitlines():
             yield json.loads(line)
 
 
-def largest_norms(folder: Path) -> list[float]:
-    """Every norm of the generator that was applied, or held back, in order of time."""
-    return [
-        float(row["grad/norm/generator"]) for row in rows(folder) if "grad/norm/generator" in row
+def _first_branch(rows: Sequence[Row]) -> Iterator[Row]:
+    """Up to where the run went back for the first time."""
+    last = -1
+    for row in rows:
+        if NORM not in row:
+            continue
+        if row["step"] < last:
+            return
+        last = row["step"]
+        yield row
+
+
+def _of_norms(norms: Sequence[float]) -> Row:
+    return {"usual": statistics.median(norms[:FIRST]), "largest": max(norms)}
+
+
+def one(given: argparse.Namespace, seed: int, settings: str, way: str) -> Row:
+    """One training, in a process of its own."""
+    began = time.perf_counter()
+    if way == HPCKIT:
+        found = healed(given.spec, seed, SETTINGS[settings])
+    else:
+        command = [sys.executable, __file__, "--spec", given.spec, "--settings", settings]
+        done = subprocess.run(
+            [*command, "--in-this-process", str(seed)], capture_output=True, check=True
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+    row = {"seed": seed, "settings": settings, "way": way, **found}
+    row["seconds"] = round(time.perf_counter() - began, 1)
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line for each set of settings and way."""
+    right = {
+        row["seed"]: row["loss"] for row in rows if (row["settings"], row["way"]) == (RIGHT, PLAIN)
+    }
+    lines = [
+        f"{'settings':22} {'way':7} {'ended':>6} {'loss':>6} {'of the right fix, worst':>24}"
+        f" {'largest norm':>13} {'over usual':>11}  rollbacks"
     ]
-
-
-def last_validation(folder: Path) -> float:
-    found = [float(row["val/loss"]) for row in rows(folder) if "val/loss" in row]
-    return found[-1] if found else math.nan
+    for settings, way in dict.fromkeys((row["settings"], row["way"]) for row in rows):
+        mine = [row for row in rows if (row["settings"], row["way"]) == (settings, way)]
+        ratios = [row["loss"] / right[row["seed"]] for row in mine if row["seed"] in right]
+        ended = sum(row.get("state", "done") == "done" for row in mine)
+        times = statistics.median(row["largest"] / row["usual"] for row in mine)
+        backs = [sum(each["plan"] == "rollback" for each in row.get("acted", ())) for row in mine]
+        lines.append(
+            f"{settings:22} {way:7} {ended:>3}/{len(mine):<2} "
+            f"{statistics.median(row['loss'] for row in mine):>6.3f}"
+            f" {max(ratios, default=math.nan):>24.3f}"
+            f" {statistics.median(row['largest'] for row in mine):>13,.0f} {times:>11,.0f}"
+            f"  {', '.join(map(str, backs)) if way == HPCKIT else ''}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--spec", default="incident.yaml")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
-    parser.add_argument("--ways", nargs="*", default=["plain", "hpckit"])
-    parser.add_argument("--also", nargs="*", default=[])
-    parser.add_argument("--at-once", type=int, default=1)
-    parser.add_argument("--one", nargs="*")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--ways", nargs="*", default=[PLAIN, HPCKIT], choices=[PLAIN, HPCKIT])
+    parser.add_argument("--json", type=Path, help="Where all that was found is written.")
+    parser.add_argument("--in-this-process", type=int, metavar="SEED", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one is not None:
-        print(json.dumps(plain(given.spec, int(given.one[0]), given.one[1:])))
+    if given.in_this_process is not None:
+        found = plain(given.spec, given.in_this_process, SETTINGS[given.settings[0]])
+        print(json.dumps(found))
         return
-    found: list[dict[str, Any]] = []
-
-    def one(task: tuple[int, str, str]) -> None:
-        seed, name, way = task
-        changes = (*SETTINGS[name], *given.also)
-        began = time.perf_counter()
-        if way == "plain":
-            command = [sys.executable, __file__, "--spec", given.spec, "--one", str(seed), *changes]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            result = json.loads(done.stdout.splitlines()[-1])
-        else:
-            root = tempfile.mkdtemp(prefix="creative-agent-")
-            result = healed(given.spec, seed, changes, root)
-        row = {"seed": seed, "settings": name, "way": way, **result}
-        found.append(row)
-        took = time.perf_counter() - began
-        print(
-            f"seed {seed}, {name}, {way}: {summary(row)}; {took:.0f} s", file=sys.stderr, flush=True
-        )
-        if given.json:
-            given.json.write_text(json.dumps(found, indent=1))
-
-    tasks = [
-        (seed, name, way)
-        for seed in range(given.first, given.first + given.seeds)
-        for name in given.settings
-        for way in given.ways
-    ]
-    with ThreadPoolExecutor(given.at_once) as pool:
-        list(pool.map(one, tasks))
-
-
-def summary(row: dict[str, Any]) -> str:
-    text = f"loss {row['loss']:.4g}, largest norm {row['largest']:.3g} ({row['usual']:.2g} usual)"
-    if row["way"] == "plain":
-        return f"{text}, {row['worst']}, by epoch " + " ".join(
-            f"{each:.3g}" for each in row["epochs"]
-        )
-    acted = [
-        f"step {e['step']} {e['kind']} {e['plan']} {e['value'] or 0:.3g} {e['parameter']}"
-        for e in row["incidents"]
-    ]
-    return f"{text}, {row['state']} {row['reason'][:300]}: " + "; ".join(acted)
+    rows = []
+    for seed in range(given.seeds):
+        for settings in given.settings:
+            for way in given.ways:
+                rows.append(one(given, seed, settings, way))
+                if given.json is not None:
+                    given.json.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -583,6 +583,8 @@ def test_jobs_of_another_version_are_told(bench: Bench, is_over: bool) -> None:
     job_id = bench.submit("true" if is_over else "sleep 30")
     until(lambda: bench.is_over(job_id) if is_over else bench.job(job_id).started is not None)
     path = bench.local.root / job_id / ("final.json" if is_over else "job.json")
+    # It is written a moment after the job has left the queue.
+    until(lambda: state.read(path) is not None)
     known = state.read(path)
     about = known["job"] if is_over else known
     del about["slots"]

@@ -29,8 +29,8 @@ from tests.train.kill_trainings import VARIANTS
 TROUBLE = ("damaged", "failed", "could not", "cannot", "not finite")
 TERMINATED = 143
 TOLD = re.compile(r"told to end: saving at step (\d+)")
-# Readings that differ from launch to launch, or that each says once.
-OWN = ("time/", "device/", "schedule/", "data/size", "data/expected")
+# Readings that differ from launch to launch, that each says once, or learns anew.
+OWN = ("time/", "memory/", "progress/", "device/", "schedule/", "data/size", "data/expected")
 # How a process may end, by what was done to it.
 CODES = {
     "nothing": {0},

@@ -89,3 +89,14 @@ def test_batches_that_are_left_out_correct_it_as_they_come() -> None:
     assert after(2, 14, 2) == 95
     assert after(45, 100, 98) == 95
     assert after(46, 2, 0, epoch=1) == 95
+
+
+@pytest.mark.parametrize(("taken", "first", "epoch"), [(100, 99, 0), (1, 0, 1)])
+def test_a_part_of_a_step_at_an_epochs_end_or_start_is_not_taken_for_one(
+    taken: int, first: int, epoch: int
+) -> None:
+    """A run that was resumed there meets that one first."""
+    total = Total()
+    total.after(34, Place(epoch=epoch, taken=taken), first=first, length=100, epochs=3)
+    whole = Place(epoch=1, taken=7)
+    assert total.after(36, whole, first=4, length=100, epochs=3) == 36 + 31 + 34
