@@ -1,6 +1,6 @@
 """The same training many times over: three sets of settings, without hpckit and with it.
 
-    python compare.py [--spec incident.yaml] [--seeds 10] [--settings "as it was" ...]
+    python compare.py [--spec incident.yaml] [--seeds 0 1 ...] [--settings "as it was" ...]
                       [--ways plain hpckit] [--json results.json]
 
 Without hpckit it is a plain loop: backward, clip_grad_norm_, step. All are judged by the same
@@ -194,7 +194,7 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--spec", default="incident.yaml")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(10)))
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--ways", nargs="*", default=[PLAIN, HPCKIT], choices=[PLAIN, HPCKIT])
     parser.add_argument("--json", type=Path, help="Where all that was found is written.")
@@ -205,7 +205,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     rows = []
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         for settings in given.settings:
             for way in given.ways:
                 rows.append(one(given, seed, settings, way))
