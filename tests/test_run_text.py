@@ -56,6 +56,14 @@ def test_what_a_restart_did_not_bring_further_is_not_healed(run):
     assert text.count("went on from step 411: came no further") == 2
 
 
+def test_of_an_explosion_that_came_back_it_is_told_where(run):
+    for _ in range(2):
+        restarted(run, "explosion", "it grew", do="rollback")
+    text = shown(run, "done")
+    assert text.count("back to step 411: came back at step 411") == 1
+    assert text.count("back to step 411: applied, in force") == 1
+
+
 def test_steps_of_before_a_restart_heal_nothing_that_came_to_no_step_after_it(run):
     about = Incident(kind="crash", step=0, answer="act", said="no").to_json()
     ledger = run.ledger("worker")

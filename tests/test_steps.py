@@ -170,3 +170,25 @@ def test_only_what_came_past_an_incident_has_healed_it() -> None:
     explosion = restarted("explosion", 411, 300, do="rollback")
     assert healed(explosion, came_to=500, confirm_steps=100) == [None]
     assert healed(explosion, came_to=511, confirm_steps=100) == [True]
+
+
+def test_numbers_that_go_wrong_again_before_they_count_as_healed_have_come_back() -> None:
+    def came_back(*events: list[Event]) -> list[int | None]:
+        found = incidents(
+            [each for event in events for each in event], came_to=2000, confirm_steps=100
+        )
+        return [each["came_back"] for each in found]
+
+    def explosion(step: int, kind: str = "explosion") -> list[Event]:
+        return restarted(kind, step, step - 100, do="rollback")
+
+    # By whichever name: it is one trouble. A preemption in between is another.
+    assert came_back(explosion(535), explosion(594)) == [594, None]
+    assert came_back(explosion(535), explosion(520, "loss_lost")) == [520, None]
+    assert came_back(explosion(535), restarted("preemption", 560, 550), explosion(594)) == [
+        594,
+        None,
+        None,
+    ]
+    assert came_back(explosion(535), explosion(635)) == [None, None]
+    assert came_back(restarted("crash", 411, 400), restarted("crash", 411, 400)) == [None, None]

@@ -249,10 +249,14 @@ def what_was_done(each: Told) -> str:
     is_machine = each["kind"] in INFRASTRUCTURE
     went = "went on from" if is_machine else "back to"
     parts = [f"{went} step {spaced(each['resumed_step'])}", *each["changed"]]
-    done = (
-        "applied, in force" if not is_machine else "done" if each["healed"] else "not yet further"
-    )
-    return f"{', '.join(parts)}: {'came no further' if each['healed'] is False else done}"
+    if each["came_back"] is not None:
+        came = f"came back at step {spaced(each['came_back'])}"
+    elif each["healed"] is False:
+        came = "came no further"
+    else:
+        done = "done" if each["healed"] else "not yet further"
+        came = done if is_machine else "applied, in force"
+    return f"{', '.join(parts)}: {came}"
 
 
 def _now(now: dict[str, float]) -> str:

@@ -144,10 +144,12 @@ def incidents(
     """What was found wrong, what was done about it, and whether that healed it.
 
     `came_to`: the steps that are done by now, infinite where they bear no doubt. Numbers that went
-    wrong are healed by `confirm_steps` past them, what ended the program by one.
+    wrong are healed by `confirm_steps` past them, what ended the program by one. Numbers that went
+    wrong again before that have come back, even where a later remedy healed them all.
     """
     told: list[dict[str, Any]] = []
     furthest, is_last = came_to, not is_over
+    next_step: int | None = None
     for place in reversed(range(len(events))):
         event = events[place]
         if event.kind == "resumed":
@@ -155,13 +157,17 @@ def incidents(
         if not (tells_incident(event) or event.kind == "incident"):
             continue
         each = _incident(event, _answer(event, events[place + 1 :]))
+        is_ending = each["kind"] in INFRASTRUCTURE
         if each["applied"]:
-            needs = 1 if each["kind"] in INFRASTRUCTURE else confirm_steps
+            needs = 1 if is_ending else confirm_steps
             # What died before it read a step knows of none.
             step = max(each["step"] or 0, each["resumed_step"] or 0)
             each["healed"] = True if furthest - step >= needs else None if is_last else False
+            if not is_ending and next_step is not None and next_step - step < needs:
+                each["came_back"] = next_step
         if each["plan"] in (*RESTARTS, "stop"):
             furthest, is_last = max(furthest, each["step"] or 0), False
+            next_step = next_step if is_ending else each["step"]
         told.append(each)
     return told[::-1]
 
@@ -203,7 +209,10 @@ def _incident(event: Event, answer: Event | None) -> dict[str, Any]:
         "time": event.time,
         "step": found.get("step"),
         "attempt": event.data.get("attempt"),
+        "optimizer": found.get("optimizer"),
         "value": found.get("value"),
+        "usual": found.get("usual"),
+        "onset": found.get("onset"),
         "parameter": found.get("parameter"),
         "division": found.get("division"),
         "sentence": found.get("sentence"),
@@ -215,5 +224,7 @@ def _incident(event: Event, answer: Event | None) -> dict[str, Any]:
         "applied": answer is not None,
         # None where nothing was done about it, or where it is too early to say.
         "healed": None,
+        # The step at which numbers went wrong again before it counted as healed.
+        "came_back": None,
         "resumed_step": answer.data.get("step") if answer is not None else None,
     }
