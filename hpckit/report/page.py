@@ -13,7 +13,8 @@ from hpckit.report.data import data
 from hpckit.report.facts import Facts
 from hpckit.report.markup import folded, in_script, pairs, section, text
 from hpckit.report.several import MOST_DRAWN, labels, outcomes
-from hpckit.report.words import amount, count, took, verdict
+from hpckit.report.verdict import verdict
+from hpckit.report.words import amount, count, took
 
 HERE = Path(__file__).parent
 SCRIPTS = ("scales.js", "marks.js", "table.js", "chart.js", "heat.js", "gestures.js", "page.js")

@@ -8,7 +8,7 @@ from typing import Any
 from hpckit.paint import duration, size
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, pairs, table, text
-from hpckit.report.words import amount, arrows, cause, count, redone
+from hpckit.report.words import amount, arrows, cause, count, outcome, redone
 
 MOST_CHECKPOINTS = 12
 
@@ -24,9 +24,7 @@ def changes(facts: Facts) -> str:
             _did(each),
             "<br>".join(text(arrows(change)) for change in each["changed"]) or "-",
             count(redone(each)) if each["applied"] else "-",
-            {True: "healed", False: "came back", None: "open" if each["applied"] else "-"}[
-                each["healed"]
-            ],
+            text(outcome(each)),
         )
         for number, each in enumerate(facts.acted, start=1)
     ]

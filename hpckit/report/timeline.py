@@ -13,7 +13,7 @@ from hpckit.clock import iso, seconds_of
 from hpckit.paint import duration
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, text
-from hpckit.report.words import arrows, cause, count
+from hpckit.report.words import arrows, cause, count, outcome
 from hpckit.spec.parts import INFRASTRUCTURE
 
 # Of what was only told, so many are listed; more would hide what was done.
@@ -213,8 +213,7 @@ def _answer(each: dict[str, Any]) -> str:
         return f"Asked for: {each['plan_sentence'] or each['plan']}."
     went = "Went on from" if each["kind"] in INFRASTRUCTURE else "Went back to"
     parts = [f"{went} step {count(each['resumed_step'])}", *map(arrows, each["changed"])]
-    became = {True: "healed", False: "it came no further", None: "too early to say"}
-    return f"{'; '.join(parts)}. Outcome: {became[each['healed']]}."
+    return f"{'; '.join(parts)}. Outcome: {outcome(each)}."
 
 
 def reported(now: float) -> str:

@@ -47,11 +47,13 @@ def test_the_verdict_tells_what_happened_and_what_was_done(report: Path) -> None
     found = re.search(r"<h1>(.*?)</h1>", report.read_text())
     assert found is not None
     said = found[1]
-    assert said.startswith("Done. Gradients exploded once, at step ")
+    assert said.startswith("Done. Gradients exploded at step ")
     assert re.search(
-        r"hpckit went back to step \d+ with clip of generator 3 → 1.5 and lr of generator", said
+        r"hpckit went back to step \d+, tightened generator&#x27;s clip from 3 to 1.5 and lowered "
+        r"its learning rate from [\d.]+ to [\d.]+, and the training finished\.",
+        said,
     )
-    assert re.search(r"and it finished; \d+ steps were done again\.$", said)
+    assert re.search(r"\d+ steps were done again\.$", said)
 
 
 def test_a_report_lies_in_the_runs_folder_and_is_named_as_json(healed: Run, cli: Cli) -> None:
