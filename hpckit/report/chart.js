@@ -7,6 +7,8 @@ const EDGE = { left: 54, right: 14, top: 22, bottom: 22 };
 const FEW = 40;
 // Values that are farther apart than so many times stand on a log scale.
 const DECADES = 15;
+// A limit beyond so many times the highest value is not worth the room.
+const FAR = 10;
 // Points a pixel from which a line is a band.
 const BAND = 1;
 const OVERLAID = DATA.runs.length > 1 || (DATA.runs[0] || {}).varied;
@@ -104,10 +106,15 @@ class Chart {
   domain(shown) {
     let low = Infinity;
     let high = -Infinity;
-    for (const one of shown) {
+    // A limit that is far above all there was would press that together: it may leave the chart.
+    const ordered = [...shown].sort((a, b) => (a.role === "limit") - (b.role === "limit"));
+    let most = Infinity;
+    for (const one of ordered) {
+      if (one.role === "limit" && most === Infinity) most = high > 0 ? high * FAR : Infinity;
       for (let at = lower(one.x, view.from); at < one.x.length && one.x[at] <= view.to; at++) {
         const value = one.y[at];
         if (!Number.isFinite(value) || (this.isLog && value <= 0)) continue;
+        if (value > most) continue;
         if (value < low) low = value;
         if (value > high) high = value;
       }

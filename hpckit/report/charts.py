@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,17 +12,20 @@ from hpckit.monitor import reading as names
 Scale = Literal["log", "linear", "auto"]
 # What rules look at; no picture of it tells a person anything.
 INTERNAL = re.compile(
-    r"epoch(/|$)|data/|lr_planned/|device/|schedule/|updates/|grad/(clip|gated|usual|limit)/"
+    r"epoch(/|$)|data/|lr_planned/|device/|schedule/|updates/|progress/"
+    r"|grad/(clip|gated|usual|limit)/"
 )
+# What the names of several of a kind differ in.
+COUNTED = re.compile(r"[._-]?\d+$")
 RATE = "rate/steps"
 SECTIONS = {
     "gradients": "Gradients",
     "loss": "Loss",
+    "other": "What else it logged",
     "validation": "Validation",
     "rate": "Learning rate",
     "speed": "Speed",
     "memory": "Memory",
-    "other": "Other readings",
 }
 
 
@@ -42,17 +45,45 @@ class Chart:
     optimizer: str | None = None
 
 
-def charts_of(found: Iterable[str], *, overlaid: bool = False) -> list[Chart]:
-    """The charts for readings of these names; overlaid, each line has a chart to itself."""
-    known = sorted(name for name in found if not INTERNAL.match(name))
+def charts_of(
+    found: Iterable[str], *, overlaid: bool = False, first: Collection[str] = ()
+) -> list[Chart]:
+    """The charts for readings of these names, in their order; those of some optimizers come first.
+
+    Overlaid, each line has a chart to itself.
+    """
+    names = [name for name in found if not INTERNAL.match(name)]
+    known = sorted(names, key=lambda name: first_of(name.split("/"), first))
     charts = [chart for make in _MAKERS for chart in make(known)]
     drawn = {name for chart in charts for name, _ in chart.lines}
-    charts += [
-        Chart(id=name, section="other", title=name, lines=((name, name),))
-        for name in known
-        if name not in drawn
-    ]
+    charts += _others([name for name in known if name not in drawn])
     return [single for each in charts for single in _apart(each)] if overlaid else charts
+
+
+def first_of(parts: Iterable[str], first: Collection[str]) -> bool:
+    """A key to sort by: what is of those that come first, before the rest."""
+    return not set(first) & set(parts)
+
+
+def _others(known: list[str]) -> list[Chart]:
+    """By their first word: `stage_0/rms` and `stage_1/rms` differ in a number, and are compared."""
+    families: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name in sorted(known, key=lambda name: COUNTED.sub("", name.partition("/")[0])):
+        word, _, rest = name.partition("/")
+        families.setdefault((COUNTED.sub("", word), rest), []).append((name, word))
+    return [_family(stem, rest, lines) for (stem, rest), lines in families.items()]
+
+
+def _family(stem: str, rest: str, lines: list[tuple[str, str]]) -> Chart:
+    name = lines[0][0]
+    is_one = len(lines) == 1
+    title = name if is_one else f"{stem} · {rest}" if rest else stem
+    return Chart(
+        id=name,
+        section="other",
+        title=title,
+        lines=((name, name),) if is_one else tuple(lines),
+    )
 
 
 def _apart(chart: Chart) -> list[Chart]:
@@ -62,7 +93,7 @@ def _apart(chart: Chart) -> list[Chart]:
         Chart(
             id=name,
             section=chart.section,
-            title=f"{chart.title} · {word}",
+            title=name if chart.section == "other" else f"{chart.title} · {word}",
             lines=((name, word),),
             unit=chart.unit,
             scale=chart.scale,
@@ -161,7 +192,7 @@ def _speed(known: list[str]) -> list[Chart]:
 
 
 def _memory(known: list[str]) -> list[Chart]:
-    words = {"gpu": "GPU memory", "host": "host memory"}
+    words = {"gpu": "GPU memory", "host": "Host memory"}
     return [
         Chart(
             id=name, section="memory", title=words.get(word, word), lines=((name, word),), unit="GB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpckit.report.charts import Chart, charts_of
+from hpckit.report.charts import Chart, charts_of, first_of
 from hpckit.report.facts import Facts
 from hpckit.report.heat import Heat, heats
 from hpckit.report.lines import encoded, lines_of, number, room_for
@@ -21,8 +21,9 @@ def data(runs: Sequence[Facts]) -> str:
     """What the script draws, as JSON."""
     drawn = [each for each in runs[:MOST_DRAWN] if len(each.columns.step)]
     overlaid = len(runs) > 1
-    names = {name for each in drawn for name in each.columns.values}
-    charts = charts_of(names, overlaid=overlaid)
+    names = dict.fromkeys(name for each in drawn for name in each.columns.values)
+    blamed = {optimizer for each in drawn for optimizer in each.blamed}
+    charts = charts_of(names, overlaid=overlaid, first=blamed)
     total = sum(len(chart.lines) for chart in charts) * max(1, len(drawn))
     listed = ",".join(_chart(chart, drawn, runs, total) for chart in charts)
     about = as_json(
@@ -57,19 +58,32 @@ def _chart(chart: Chart, drawn: Sequence[Facts], runs: Sequence[Facts], total: i
 
 def _heats(facts: Facts) -> list[Heat]:
     blamed = {each["parameter"] for each in facts.acted if each["parameter"]}
-    return heats(facts.columns, blamed)
+    spans = [_span(each) for each in facts.acted if each["optimizer"] and each["step"] is not None]
+    found = heats(facts.columns, blamed, spans)
+    return sorted(found, key=lambda each: first_of([each.optimizer], facts.blamed))
+
+
+def _span(incident: dict[str, Any]) -> tuple[int, int]:
+    """From where it began to grow to where something was done about it."""
+    step, onset = incident["step"], incident["onset"]
+    return (onset if isinstance(onset, int) else step, step)
 
 
 def _heat(heat: Heat) -> str:
     about = {
         "optimizer": heat.optimizer,
         "names": heat.names,
-        "blamed": [name in heat.blamed for name in heat.names],
+        "blamed": heat.blamed,
         "hidden": heat.hidden,
         "x": heat.steps.tolist(),
     }
     rows = ",".join(f"[{','.join(map(number, row.tolist()))}]" for row in heat.norms)
-    return f'{as_json(about)[:-1]},"cells":[{rows}]}}'
+    listed = ",".join(
+        f"[{as_json(each.name)},{number(each.first)},{number(each.largest)},{each.at},"
+        f"{number(each.last)},{int(each.is_blamed)}]"
+        for each in heat.parameters
+    )
+    return f'{as_json(about)[:-1]},"cells":[{rows}],"parameters":[{listed}]}}'
 
 
 def _marks(facts: Facts) -> list[dict[str, Any]]:

@@ -40,6 +40,11 @@ class Facts:
         """Incidents about which something was done."""
         return [each for each in self.incidents if each["plan"] not in (None, "tell", "skip")]
 
+    @property
+    def blamed(self) -> frozenset[str]:
+        """The optimizers whose numbers went wrong."""
+        return frozenset(str(each["optimizer"]) for each in self.acted if each["optimizer"])
+
 
 def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
     """Of a run in any state; what is damaged is missing, and the rest is told."""

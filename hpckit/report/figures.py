@@ -48,8 +48,9 @@ WORDS = {"norm": "grad/norm", "lr": "lr", "val": "val", "loss": "loss"}
 
 def known(runs: Sequence[Facts]) -> list[Chart]:
     """The charts there are of these runs."""
-    names = {name for each in runs for name in each.columns.values}
-    return charts_of(names, overlaid=len(runs) > 1)
+    names = dict.fromkeys(name for each in runs for name in each.columns.values)
+    blamed = {optimizer for each in runs for optimizer in each.blamed}
+    return charts_of(names, overlaid=len(runs) > 1, first=blamed)
 
 
 def asked(charts: Sequence[Chart], words: Sequence[str]) -> tuple[list[Chart], list[str]]:

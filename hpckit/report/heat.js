@@ -1,5 +1,5 @@
 "use strict";
-// Which parameters grew: a row a parameter, the colour its norm on a log scale.
+// Which layers grew: a row a layer, the colour its norm on a log scale.
 
 const RAMP = ["#1b1446", "#3b2f80", "#56549b", "#6f7aa6", "#8aa1a5", "#b0c593", "#e0e07a", "#fdf6b5"].map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
 const NOT_FINITE = "#e5484d";
@@ -19,24 +19,24 @@ class Heat {
     this.about = about;
     about.cells = about.cells.map((row) => row.map((value) => (value === null ? NaN : value)));
     const sizes = about.cells.flat().filter((value) => Number.isFinite(value) && value > 0).sort((a, b) => a - b);
-    this.low = sizes[Math.floor(sizes.length * 0.02)] || 1e-3;
+    this.low = sizes[Math.floor(sizes.length * 0.1)] || 1e-3;
     this.high = Math.max(sizes[sizes.length - 1] || 1, this.low * 10);
     this.build(host);
   }
 
   build(host) {
     const { about } = this;
-    const title = `Which parameters grew${DATA.heats.length > 1 ? ` · ${about.optimizer}` : ""}`;
+    const title = `Which layers grew${DATA.heats.length > 1 ? ` · ${about.optimizer}` : ""}`;
     this.title = title;
     const colours = Array.from({ length: 9 }, (_, at) => ramp(at / 8)).join(",");
     const bar = make("span", { class: "ramp", style: `background:linear-gradient(90deg,${colours})` });
     this.value = make("em", { "aria-live": "off" });
     const scale = make("em", {}, said(this.low, 2), bar, said(this.high, 2));
-    const more = about.hidden ? [make("em", {}, `${about.hidden} that grew less are not shown`)] : [];
+    const more = about.hidden ? [make("em", {}, `${about.hidden} layers that grew less are not shown`)] : [];
     const names = make("div", { class: "names", style: `--row:${ROW}px` });
     about.names.forEach((name, at) => names.append(make("span", { title: name, class: about.blamed[at] ? "blamed" : null }, make("bdi", {}, about.blamed[at] ? `▸ ${name}` : name))));
     this.canvas = make("canvas", { role: "img", "aria-label": this.inWords() });
-    const details = make("details", {}, make("summary", {}, "as a table"));
+    const details = make("details", {}, make("summary", {}, "every parameter, as a table"));
     details.addEventListener("toggle", () => details.open && this.fill());
     this.details = details;
     this.figure = make("figure", { class: "chart wide", style: "margin:0", "data-id": `heat/${about.optimizer}` });
@@ -115,19 +115,17 @@ class Heat {
     this.about.cells.forEach((row, at) => row.forEach((value, column) => {
       if (value > most) [most, who, when] = [value, this.about.names[at], this.about.x[column]];
     }));
-    return `Gradient norms of ${this.about.names.length} parameters. The largest: ${who}, ${said(most)} at step ${stepSaid(when)}`;
+    return `Gradient norms of ${this.about.names.length} layers. The largest: ${who}, ${said(most)} at step ${stepSaid(when)}`;
   }
 
-  // The largest of each, where it was, and what it was at first.
+  // Of every parameter the first, the largest and the last, and where the largest was.
   fill() {
     const { details } = this;
     details.querySelector("div")?.remove();
-    const rows = this.about.cells.map((row, at) => {
-      const known = row.map((value, column) => [value, column]).filter(([value]) => !Number.isNaN(value));
-      if (!known.length) return make("tr", {}, make("td", {}, this.about.names[at]));
-      const most = known.reduce((a, b) => (b[0] > a[0] ? b : a));
-      const cells = [said(known[0][0]), said(most[0]), stepSaid(this.about.x[most[1]]), said(known[known.length - 1][0])];
-      return make("tr", {}, make("td", {}, this.about.names[at] + (this.about.blamed[at] ? " (blamed)" : "")), ...cells.map((cell) => make("td", { class: "n" }, cell)));
+    const value = (number) => said(number === null ? NaN : number);
+    const rows = this.about.parameters.map(([name, first, largest, at, last, isBlamed]) => {
+      const cells = [value(first), value(largest), stepSaid(at), value(last)];
+      return make("tr", {}, make("td", {}, name + (isBlamed ? " (blamed)" : "")), ...cells.map((cell) => make("td", { class: "n" }, cell)));
     });
     const head = ["parameter", "first", "largest", "at step", "last"].map((word, at) => make("th", { scope: "col", class: at ? "n" : null }, word));
     details.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": this.title }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows))));

@@ -28,6 +28,8 @@ function marksOf(chart, inside) {
       numbered.push(mark);
     }
   }
+  // A run that went back may meet the next one earlier.
+  numbered.sort((one, other) => one.step - other.step);
   const places = apart(numbered.map((mark) => chart.px(mark.step)), MARK, chart.width - 9);
   above.append(...numbered.map((mark, at) => badge(mark, places[at])));
   return above;

@@ -14,13 +14,16 @@ function build() {
   for (const about of DATA.heats) {
     gradients.hidden = false;
     const place = gradients.querySelector(".charts");
-    heats.push(new Heat(about, place));
-    place.insertBefore(place.lastChild, place.querySelector(".chart:not(.wide)"));
+    const heat = new Heat(about, place);
+    heats.push(heat);
+    // Beneath the norm of the same optimizer.
+    const norm = charts.find((chart) => chart.about.id === `grad/norm/${about.optimizer}`);
+    if (norm) norm.figure.after(heat.figure);
   }
-  // What would stand alone in a row may have all of it.
+  // So many columns that no row is nearly empty.
   for (const place of document.querySelectorAll(".charts")) {
-    const narrow = place.querySelectorAll(".chart:not(.wide)");
-    if (narrow.length % 2) narrow[narrow.length - 1].classList.add("wide");
+    const narrow = place.querySelectorAll(".chart:not(.wide)").length;
+    place.dataset.columns = narrow < 2 ? 1 : narrow === 2 || narrow === 4 ? 2 : 3;
   }
 }
 
@@ -47,7 +50,6 @@ if (document.getElementById("shown")) {
   redraw();
   document.getElementById("reset").addEventListener("click", zoomOut);
   document.addEventListener("keydown", (event) => event.key === "Escape" && zoomOut());
-  document.querySelector(".other")?.addEventListener("toggle", redraw);
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth === width) return;

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpckit import __version__
+from hpckit.monitor.reading import LOSS
 from hpckit.report import tables, timeline
-from hpckit.report.charts import SECTIONS
+from hpckit.report.charts import SECTIONS, first_of
 from hpckit.report.data import data
-from hpckit.report.facts import Facts
+from hpckit.report.facts import Facts, Told
 from hpckit.report.markup import folded, in_script, pairs, section, text
 from hpckit.report.several import MOST_DRAWN, labels, outcomes
 from hpckit.report.verdict import verdict
 from hpckit.report.words import amount, count, took
 
+NORM = (
+    "The gradient is how a step wants to change the weights, its norm how strongly. Clipping makes "
+    "a larger one as small as the clip. Gradients explode when their norm grows far beyond what is "
+    "usual: such updates spoil what was learnt."
+)
+# A verdict with more letters than this is set smaller.
+LONG = 420
 HERE = Path(__file__).parent
 SCRIPTS = ("scales.js", "marks.js", "table.js", "chart.js", "heat.js", "gestures.js", "page.js")
-# Values that a run came to, at the top of the page.
-MOST_LAST = 2
 
 
 def page(runs: Sequence[Facts], *, title: str | None = None, now: float | None = None) -> str:
@@ -56,9 +62,20 @@ def _one(facts: Facts, now: float) -> str:
     return (
         f'<header>{_bar()}<p class="id">{text(told["run"])} '
         f'<span class="state {text(told["state"])}">{text(told["state"])}</span></p>'
-        f"<h1>{text(verdict(told))}</h1>{_missing(facts)}{_figures(facts, now)}</header>"
+        f"{_verdict(told)}{_explained(facts)}{_missing(facts)}"
+        f"{_figures(facts, now)}</header>"
         f"<main>{_events(facts, now)}{_curves([facts])}{_rest(facts)}</main>"
     )
+
+
+def _verdict(told: Told) -> str:
+    said = verdict(told)
+    return f"<h1{' class=long' if len(said) > LONG else ''}>{text(said)}</h1>"
+
+
+def _explained(facts: Facts) -> str:
+    """For whom the verdict is the first to speak of gradients."""
+    return f'<p class="small">{NORM}</p>' if facts.blamed else ""
 
 
 def _missing(facts: Facts) -> str:
@@ -75,24 +92,45 @@ def _figures(facts: Facts, now: float) -> str:
         ("steps", count(step) if step is not None else "-"),
         ("time", took(told, now)),
         (hours["unit"], amount(hours["used"])),
-        ("lost", f"{hours['lost']:.2g}" if hours["lost"] else "0"),
+        (f"{hours['unit']} lost", f"{hours['lost']:.2g}" if hours["lost"] else "0"),
         ("attempts", str(len(told["attempts"]))),
         ("incidents", str(len(facts.acted))),
     ]
-    items += [(name, f"{value:.4g}") for name, value in _last(facts)]
+    items += [(name, f"{value:.4g}") for name, value in _losses(facts)]
     return f'<div class="figures">{pairs((name, text(value)) for name, value in items)}</div>'
 
 
-def _last(facts: Facts) -> list[tuple[str, float]]:
-    """What loss and validation came to."""
-    found = []
-    known = sorted(facts.columns.values)
-    names = [name for name in ("train/loss",) if name in known]
-    for name in [*names, *(each for each in known if each.startswith("val/"))]:
-        _, values = facts.columns.counting(name)
-        if len(values):
-            found.append((name.removeprefix("train/"), float(values[-1])))
-    return found[:MOST_LAST]
+def _losses(facts: Facts) -> list[tuple[str, float]]:
+    """What validation and loss came to, of the state that is kept and of what went wrong."""
+    return [*_validation(facts), *_training(facts)]
+
+
+def _validation(facts: Facts) -> Iterator[tuple[str, float]]:
+    best = [each for each in facts.told["checkpoints"] if each.get("best") and each.get("metrics")]
+    if best:
+        name, value = next(iter(best[-1]["metrics"].items()))
+        if isinstance(value, (int, float)):
+            yield f"best val {name}", value
+            return
+    names = sorted(facts.columns.values, key=lambda name: name != "val/loss")
+    for name in [name for name in names if name.startswith("val/")][:1]:
+        yield from _newest(facts, name, name.replace("/", " "))
+
+
+def _training(facts: Facts) -> Iterator[tuple[str, float]]:
+    start = f"{LOSS}/"
+    if LOSS in facts.columns.values:
+        yield from _newest(facts, LOSS, "loss")
+        return
+    known = [name for name in facts.columns.values if name.startswith(start)]
+    for name in sorted(known, key=lambda name: first_of(name.split("/"), facts.blamed))[:1]:
+        yield from _newest(facts, name, f"{name.removeprefix(start)} loss")
+
+
+def _newest(facts: Facts, name: str, word: str) -> Iterator[tuple[str, float]]:
+    _, values = facts.columns.counting(name)
+    if len(values):
+        yield word, float(values[-1])
 
 
 def _events(facts: Facts, now: float) -> str:
@@ -125,13 +163,12 @@ def _curves(runs: Sequence[Facts]) -> str:
         f'<div id="charts-{key}" class="group" hidden><h3>{word}</h3>'
         '<div class="charts"></div></div>'
         for key, word in SECTIONS.items()
-        if key != "other"
     )
-    other = folded("Other readings", '<div class="charts"></div>', kind="other")
     more = f"Of the {len(runs)} runs the first {MOST_DRAWN} are drawn. "
     hint = (
         f'<p class="hint">{more if len(runs) > MOST_DRAWN else ""}Drag over a chart to zoom, '
-        "double click or <kbd>Esc</kbd> to see all. Arrow keys move along a chart.</p>"
+        "double click or <kbd>Esc</kbd> to see all. Arrow keys move along a chart. "
+        "Steps run from left to right; a log scale shows tenfold as the same distance.</p>"
     )
     keys = '<li class="line">counts</li><li class="left">left by a rollback</li>'
     if len(runs) == 1:
@@ -146,7 +183,7 @@ def _curves(runs: Sequence[Facts]) -> str:
     return section(
         "curves",
         "Curves",
-        f'{hint}{keys}{range_}{noscript}{places}<div id="charts-other" hidden>{other}</div>',
+        f"{hint}{keys}{range_}{noscript}{places}",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hpckit.paint import duration, size
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, pairs, table, text
-from hpckit.report.words import amount, arrows, cause, count, outcome, redone
+from hpckit.report.words import amount, arrows, because, cause, count, outcome, redone
 
 MOST_CHECKPOINTS = 12
 
@@ -19,7 +19,6 @@ def changes(facts: Facts) -> str:
         (
             f'<b class="{cause(each)}">{number}</b>',
             count(each["step"]) if each["step"] is not None else "-",
-            text(str(each["kind"]).replace("_", " ")),
             _why(each),
             _did(each),
             "<br>".join(text(arrows(change)) for change in each["changed"]) or "-",
@@ -30,12 +29,14 @@ def changes(facts: Facts) -> str:
     ]
     if not rows:
         return "<p>Nothing was changed.</p>"
-    head = ("", "step", "what", "why", "what was done", "changed", "steps again", "outcome")
-    return table(head, rows, right=(1, 6), caption="What was changed and why")
+    head = ("", "step", "why", "what was done", "changed", "steps again", "outcome")
+    return table(head, rows, right=(1, 5), caption="What was changed and why")
 
 
 def _why(each: dict[str, Any]) -> str:
-    return "<br>".join(text(part) for part in str(each["sentence"] or "-").split("; "))
+    kind = str(each["kind"]).replace("_", " ")
+    said = [part for part in str(each["sentence"] or "").split("; ") if part not in ("", kind)]
+    return "<br>".join((f"<strong>{text(kind)}</strong>", *map(text, said)))
 
 
 def _did(each: dict[str, Any]) -> str:
@@ -54,7 +55,7 @@ def attempts(facts: Facts) -> str:
             _steps(each),
             moment(each["started"]),
             moment(each["ended"]) if each["ended"] else text(each["state"]),
-            text(each["reason"] or "-"),
+            text(because(each, facts.acted) or "-"),
             amount(each["hours"]),
             f"{each['lost']:.2g}" if each["lost"] else "0",
         )
@@ -110,7 +111,17 @@ def checkpoints(facts: Facts) -> str:
     head = ("step", "epoch", "saved", "because", "size", "is", "metrics")
     more = len(found) - len(rows)
     note = f"<p>{more} older ones are not listed.</p>" if more else ""
-    return table(head, rows, right=(0, 1, 4), caption="Checkpoints") + note
+    return _where(found) + table(head, rows, right=(0, 1, 4), caption="Checkpoints") + note
+
+
+def _where(found: list[dict[str, Any]]) -> str:
+    """The folder of the one that is wanted: the best, else the newest that is sound."""
+    sound = [each for each in found if not each.get("damaged")]
+    best = [each for each in sound if each.get("best")]
+    if not sound:
+        return ""
+    word = "The best one" if best else "The newest one"
+    return f"<p>{word} is in <code>{text((best or sound)[-1]['dir'])}</code>.</p>"
 
 
 def _is(each: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from hpckit.clock import iso, seconds_of
 from hpckit.paint import duration
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, text
-from hpckit.report.words import arrows, cause, count, outcome
+from hpckit.report.words import arrows, because, cause, count, outcome
 from hpckit.spec.parts import INFRASTRUCTURE
 
 # Of what was only told, so many are listed; more would hide what was done.
@@ -43,7 +43,7 @@ def bars(facts: Facts, now: float) -> list[Bar]:
             continue
         begin = seconds_of(each["started"])
         end = seconds_of(each["ended"]) if each["ended"] else max(begin, now)
-        why = str(each["reason"] or each["state"])
+        why = str(because(each, facts.acted) or each["state"])
         steps = f"steps {each['from_step'] or 0} to {each['to_step']}"
         words = f"{steps if each['to_step'] is not None else 'no steps told'}; {why}"
         spans = _launches(facts, each["number"])
@@ -176,7 +176,7 @@ def _entries(facts: Facts) -> Iterator[tuple[float, str, str]]:
             ends = f"Attempt {each['number']} ended"
             if each["to_step"] is not None:
                 ends += f" at step {count(each['to_step'])}"
-            said = f"<p>{ends}: {text(each['reason'] or 'no word of why')}.</p>"
+            said = f"<p>{ends}: {text(because(each, facts.acted) or 'no word of why')}.</p>"
             yield seconds_of(each["ended"]), "", f"{moment(each['ended'])} {said}"
     yield from _told_of_incidents(facts)
 
@@ -194,7 +194,8 @@ def _told_of_incidents(facts: Facts) -> Iterator[tuple[float, str, str]]:
             said += f"; {text(each['sentence'])}"
         parts = f"<p>{mark}{said}.</p>"
         if number:
-            parts += f'<p class="answer">{text(_answer(each))}</p>'
+            well = "" if each["healed"] and each["came_back"] is None else " open"
+            parts += f'<p class="answer{well}">{text(_answer(each))}</p>'
         elif each["plan"] == "skip" or each["kind"] == "bad_batch":
             parts += '<p class="answer">This update was held back.</p>'
         anchor = f' id="incident-{number}"' if number else ""
@@ -209,6 +210,8 @@ def _spread(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _answer(each: dict[str, Any]) -> str:
+    if each["plan"] == "stop":
+        return f"Stopped: {str(each['plan_sentence'] or 'no more is done').removeprefix('stop: ')}."
     if not each["applied"]:
         return f"Asked for: {each['plan_sentence'] or each['plan']}."
     went = "Went on from" if each["kind"] in INFRASTRUCTURE else "Went back to"

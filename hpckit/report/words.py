@@ -68,3 +68,16 @@ def outcome(incident: Told) -> str:
     if not incident["applied"]:
         return "-"
     return {True: "healed", False: "came no further"}.get(incident["healed"], "too early to say")
+
+
+def because(attempt: Told, acted: Sequence[Told]) -> str:
+    """Why an attempt ended, in short where an incident tells the whole of it."""
+    reason = str(attempt["reason"] or "")
+    mine = [each for each in acted if each["attempt"] == attempt["number"]]
+    if reason and mine and mine[-1]["plan_sentence"] == f"stop: {reason}":
+        return f"stopped after {_a(str(mine[-1]['kind']).replace('_', ' '))}"
+    return reason
+
+
+def _a(word: str) -> str:
+    return f"an {word}" if word[:1] in "aeiou" else f"a {word}"

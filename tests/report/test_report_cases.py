@@ -14,7 +14,7 @@ from hpckit.files import write_json
 from hpckit.monitor.reading import Reading
 from hpckit.report.page import page
 from hpckit.report.several import differing
-from hpckit.run import open_run
+from hpckit.run import Run, open_run
 from hpckit.spec import spec_from_json
 from tests.conftest import Cli
 from tests.made_runs import finished, incident, make_sweep
@@ -168,6 +168,65 @@ def test_several_runs_are_called_by_what_differs(tmp_path: Path, look: Look) -> 
     assert shown.locator('[data-id="loss"] .path.line').count() == 2
     shown.locator('[data-id="loss"] .values button').first.click()
     assert shown.locator('[data-id="loss"] .path.line').count() == 1
+
+
+def test_of_runs_that_differ_in_much_each_parameter_has_a_line(tmp_path: Path, look: Look) -> None:
+    runs = []
+    for word, number in (("tiny", 1), ("large", 2)):
+        params = {f"parameter_{place}": number * place for place in range(1, 9)}
+        run = made(tmp_path / word, run_id=f"agent-{word}/0720", **params)
+        about = json.loads((run.dir / "run.json").read_text())
+        write_json(run.dir / "run.json", about | {"name": f"agent-{word}"})
+        attempt(
+            run, steps(0, 50, **{f"val/part_{part}": 1.0 for part in range(9)}, **{"val/loss": 2})
+        )
+        found = open_run(run.dir)
+        assert found is not None
+        runs.append(facts(found))
+    path = tmp_path / "r.html"
+    path.write_text(page(runs))
+    shown = look(path, viewport={"width": 1000, "height": 800})
+    assert shown.evaluate("document.documentElement.scrollWidth") == 1000
+    assert shown.locator('[data-id="loss"] .values button').all_inner_texts() == ["tiny", "large"]
+    outcomes, differ = shown.locator("#outcomes table").all()
+    heads = outcomes.locator("th").all_inner_texts()
+    assert heads == ["run", "state", "steps", "loss", "val loss", "incidents", "node h", "why"]
+    assert differ.locator("tbody tr").count() == 8
+
+
+def test_incidents_that_a_run_met_earlier_the_second_time_keep_their_places(
+    tmp_path: Path, look: Look
+) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, [*steps(0, 90), *steps(0, 60)])
+    for step in (80, 50):
+        incident(run, step, plan={"do": "stop", "sentence": "stop"})
+    path = tmp_path / "r.html"
+    path.write_text(page([facts(run)]))
+    shown = look(path)
+    marks = shown.locator('[data-id="loss"] .marknumber')
+    places = {
+        marks.nth(at).locator("text").text_content(): marks.nth(at)
+        .locator("circle")
+        .get_attribute("cx")
+        for at in range(2)
+    }
+    assert float(places["2"]) < float(places["1"])
+
+
+def test_the_tiles_tell_the_best_validation_and_the_loss_of_the_blamed_optimizer(
+    healed: Run, tmp_path: Path
+) -> None:
+    tiles = re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page([facts(healed)]))
+    assert [name for name, _ in tiles[6:8]] == ["best val error", "generator loss"]
+
+
+def test_a_limit_far_above_the_curve_does_not_press_it_together(tmp_path: Path, look: Look) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 50, **{"grad/limit/main": 1e7, "grad/usual/main": 1.5}))
+    path = tmp_path / "r.html"
+    path.write_text(page([facts(run)]))
+    assert look(path).evaluate("charts.find(c => c.about.id === 'grad/norm/main').py(1e7)") < 0
 
 
 def test_what_differs_is_named_by_its_path() -> None:

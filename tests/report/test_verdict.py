@@ -8,6 +8,7 @@ import pytest
 
 from hpckit.report.changed import summed
 from hpckit.report.verdict import verdict
+from hpckit.report.words import because, outcome
 
 
 def run(
@@ -190,3 +191,24 @@ def test_changes_are_told_together_from_the_first_value_to_the_last(
     changed: list[str], said: list[str]
 ) -> None:
     assert summed(changed) == said
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({}, "healed"),
+        ({"came_back": 594}, "came back at step 594"),
+        ({"healed": False}, "came no further"),
+        ({"healed": None}, "too early to say"),
+        (STOP, "-"),
+    ],
+)
+def test_an_outcome_is_what_came_of_one_remedy(about: dict[str, Any], said: str) -> None:
+    assert outcome(incident(535, **about)) == said
+
+
+def test_an_attempt_that_was_stopped_says_it_in_short_where_the_incident_has_it_all() -> None:
+    ended = {"number": 1, "reason": "structural: a long story"}
+    stopped = incident(9, **STOP, attempt=1, plan_sentence="stop: structural: a long story")
+    assert because(ended, [stopped]) == "stopped after an explosion"
+    assert because(ended, [{**stopped, "attempt": 2}]) == "structural: a long story"
