@@ -13,12 +13,16 @@ from hpckit.report.charts import Chart, charts_of
 from hpckit.report.facts import Facts
 from hpckit.report.lines import LONG, lines_of, room_for
 from hpckit.report.several import labels
+from hpckit.report.timeline import apart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # A column of a paper, in inches; its letters are as large as those of the text around it.
-WIDTH, HEIGHT = 3.4, 2.1
+WIDTH, HEIGHT = 3.4, 2.3
+# About what the axes take of it, and a numbered mark, in points; letters of a legend's line.
+AXES, BADGE = 205.0, 9.5
+LETTERS = 84
 COLOURS = ("#0068a8", "#c04a00", "#007a5c", "#a03f86", "#86690a", "#5353c6", "#2a7d96", "#7a4a2b")
 BAD, SOFT = "#b3261e", "#5b616b"
 STYLE: Any = {
@@ -43,6 +47,8 @@ STYLE: Any = {
 DECADES = 15
 # As many points a line as on a page with so many lines: more than a column has dots.
 LINES = 24
+# A limit beyond so many times the highest value is not worth the room.
+FAR = 10
 WORDS = {"norm": "grad/norm", "lr": "lr", "val": "val", "loss": "loss"}
 
 
@@ -122,14 +128,39 @@ def _draw(axes: Axes, chart: Chart, runs: Sequence[Facts]) -> None:
             COLOURS[place % len(COLOURS)],
             _plain(names[at] if several else line["name"]),
         )
-    if not several:
-        for number, each in enumerate(runs[0].acted, start=1):
-            _mark(axes, number, each)
     axes.set_xlabel("step")
     axes.set_ylabel(_plain(f"{chart.title} ({chart.unit})" if chart.unit else chart.title))
     axes.margins(x=0.01)
+    _near(axes, lines)
+    if not several:
+        _marks(axes, runs[0].acted)
     if several or len(chart.lines) > 1 or chart.optimizer is not None:
-        axes.legend(loc="best", handlelength=1.4, borderaxespad=0.2)
+        _legend(axes)
+
+
+def _near(axes: Axes, lines: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """A limit far above all there was would press that together: it may leave the picture."""
+
+    def highest(*roles: str) -> float:
+        found = [line["y"][np.isfinite(line["y"])] for _, line in lines if line["role"] in roles]
+        return float(np.concatenate(found or [np.array([])]).max(initial=0))
+
+    most = highest("line", "left")
+    if 0 < FAR * most < highest("limit"):
+        axes.set_ylim(top=2 * most)
+
+
+def _legend(axes: Axes) -> None:
+    """Beneath the picture, where it hides no curve."""
+    _, words = axes.get_legend_handles_labels()
+    columns = LETTERS // (max(map(len, words), default=0) + 6)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.45, -0.23),
+        ncols=max(1, min(4, columns)),
+        handlelength=1.4,
+        columnspacing=1.2,
+    )
 
 
 def _plain(words: str) -> str:
@@ -185,9 +216,17 @@ def _line(axes: Axes, line: Mapping[str, Any], colour: str, label: str) -> None:
         )
 
 
-def _mark(axes: Axes, number: int, incident: Mapping[str, Any]) -> None:
-    if incident["step"] is None:
-        return
+def _marks(axes: Axes, acted: Sequence[Mapping[str, Any]]) -> None:
+    """Numbered as they came; those that are close stand beside each other."""
+    found = [each for each in enumerate(acted, start=1) if each[1]["step"] is not None]
+    found.sort(key=lambda each: each[1]["step"])
+    begin, end = axes.get_xlim()
+    points = [(each["step"] - begin) / (end - begin) * AXES for _, each in found]
+    for (number, each), here, place in zip(found, points, apart(points, BADGE, AXES), strict=True):
+        _mark(axes, number, each, place - here)
+
+
+def _mark(axes: Axes, number: int, incident: Mapping[str, Any], aside: float) -> None:
     step, back = incident["step"], incident["resumed_step"]
     axes.axvline(step, color=BAD, linewidth=0.6)
     if incident["applied"] and back is not None:
@@ -197,7 +236,7 @@ def _mark(axes: Axes, number: int, incident: Mapping[str, Any]) -> None:
         str(number),
         (step, 1),
         xycoords=("data", "axes fraction"),
-        xytext=(0, 3),
+        xytext=(aside, 3),
         textcoords="offset points",
         ha="center",
         va="bottom",

@@ -63,6 +63,17 @@ def test_names_are_text_and_no_formula(tmp_path: Path, cli: Cli) -> None:
     assert "$\\frac{$" in out.read_text()
 
 
+def test_a_limit_far_above_the_curve_does_not_press_it_together(tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "norm.svg"
+    for number, limit in enumerate((20.0, 2e9)):
+        run = made(tmp_path / str(number))
+        attempt(run, steps(0, 40, **{"grad/limit/main": limit}))
+        cli("curves", run.dir, "-o", out, "--only", "norm")
+        # The largest power of ten on the axis.
+        powers = re.findall(r"10\^\{(\d+)\}", out.read_text())
+        assert max(map(int, powers), default=0) < 4, limit
+
+
 def test_several_runs_are_laid_over_each_other(tmp_path: Path, cli: Cli) -> None:
     runs = [made(tmp_path / str(lr), run_id=f"agent/{lr}", lr=lr) for lr in (0.1, 0.2)]
     for run in runs:
