@@ -159,8 +159,11 @@ def _curves(runs: Sequence[Facts]) -> str:
     """Places for the charts; the script draws them."""
     if not any(len(each.columns.step) for each in runs):
         return section("curves", "Curves", "<p>No step has been read yet.</p>")
+    # Where no verdict had to explain it.
+    norm = "" if len(runs) == 1 and runs[0].blamed else f'<p class="lead">{NORM}</p>'
     places = "".join(
         f'<div id="charts-{key}" class="group" hidden><h3>{word}</h3>'
+        f"{norm if key == 'gradients' else ''}"
         '<div class="charts"></div></div>'
         for key, word in SECTIONS.items()
     )
