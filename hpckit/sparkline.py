@@ -1,4 +1,4 @@
-"""A row of small bars for a row of numbers: what a curve looks like in one line of text."""
+"""Small bars for a row of numbers: what a curve looks like in a line of text, or in some."""
 
 from __future__ import annotations
 
@@ -21,9 +21,21 @@ def sparkline(
     marked: Sequence[bool] = (),
     is_plain: bool = False,
 ) -> str:
+    """Bars of one row; see `chart`."""
+    return chart(values, width, marked=marked, is_plain=is_plain)[0]
+
+
+def chart(
+    values: Sequence[float],
+    width: int,
+    *,
+    rows: int = 1,
+    marked: Sequence[bool] = (),
+    is_plain: bool = False,
+) -> list[str]:
     """Up to `width` bars on a logarithmic scale; of several values in one the largest counts.
 
-    A mark stands for what is not finite and for what is `marked`.
+    A mark stands on top of what is not finite and of what is `marked`.
     """
     each = _in_a_column(len(values), width)
     begins = range(0, len(values), each)
@@ -32,10 +44,18 @@ def sparkline(
     logs = [_log(value) for value in columns if math.isfinite(value)]
     bottom, top = min(logs, default=0.0), max(logs, default=0.0)
     bars = PLAIN_BARS if is_plain else BARS
-    return "".join(
-        MARK if is_bad or not math.isfinite(value) else bars[_height(value, bottom, top)]
+    drawn = [
+        _column(_height(value, bottom, top, rows * HEIGHTS), rows, bars, is_bad)
         for value, is_bad in zip(columns, is_marked, strict=True)
-    )
+    ]
+    return ["".join(column[row] for column in drawn).rstrip() for row in reversed(range(rows))]
+
+
+def _column(height: int | None, rows: int, bars: str, is_marked: bool) -> str:
+    """One bar from below; None: it is beyond any scale."""
+    whole, rest = divmod(rows * HEIGHTS - 1 if height is None else height, HEIGHTS)
+    top = MARK if is_marked or height is None else bars[rest]
+    return (bars[-1] * whole + top).ljust(rows)
 
 
 def _in_a_column(count: int, width: int) -> int:
@@ -56,6 +76,8 @@ def _log(value: float) -> float:
     return math.log(max(value, 1e-12))
 
 
-def _height(value: float, bottom: float, top: float) -> int:
+def _height(value: float, bottom: float, top: float, heights: int) -> int | None:
+    if not math.isfinite(value):
+        return None
     share = (_log(value) - bottom) / max(top - bottom, LEAST_RANGE)
-    return min(HEIGHTS - 1, max(0, int(share * HEIGHTS)))
+    return min(heights - 1, max(0, int(share * heights)))

@@ -10,7 +10,7 @@ from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.monitor.readings.writer import ReadingsWriter
 from hpckit.run import Attempt
-from hpckit.status.live import Live, Strip
+from hpckit.status.live import Live, Norm, Strip
 
 
 @pytest.fixture
@@ -52,13 +52,12 @@ def test_it_tells_what_the_newest_readings_say(attempts):
     assert live.left_s == pytest.approx(60.0)
     assert list(live.losses) == ["train/loss", "train/mel"]
     assert live.losses["train/loss"] == pytest.approx(1 + 34.5 / 8)
-    assert live.norms == {"main": (3.0, 2.5)}
-    assert live.clipped == 0.5
+    assert live.norms == {"main": Norm(now=3.0, usual=2.5, clipped=0.5)}
 
 
 def test_nothing_is_known_of_what_has_not_begun(attempts):
     live = looked(attempts)
-    assert (live.step, live.total, live.left_s, live.clipped) == (None, None, None, None)
+    assert (live.step, live.total, live.left_s, live.epoch) == (None, None, None, None)
     assert (live.losses, live.norms, live.strip.values) == ({}, {}, [])
 
 
@@ -68,7 +67,7 @@ def test_a_rollback_keeps_the_course_and_forgets_what_was_usual(attempts):
     write(attempts[0], *rows, reading(12, norm=9e5), act, *(reading(s, norm=1.0) for s in (8, 9)))
     live = looked(attempts)
     assert live.step == 10
-    assert live.norms == {"main": (1.0, 1.0)}
+    assert live.norms == {"main": Norm(now=1.0, usual=1.0, clipped=0.0)}
     assert live.strip.values == [2.0] * 12 + [9e5, 1.0, 1.0]
     assert live.strip.marked == [False] * 12 + [True, False, False]
 
@@ -109,14 +108,54 @@ def test_where_there_is_no_norm_the_loss_is_drawn(attempts):
     write(attempts[0], *(Reading(step=s, values={"train/loss": 4.0 - s}) for s in range(3)))
     live = looked(attempts)
     assert live.strip.values == [4.0, 3.0, 2.0]
-    assert (live.pace.rate, live.norms, live.clipped) == (None, {}, None)
+    assert (live.pace.rate, live.norms) == (None, {})
 
 
 def test_a_strip_stays_small_and_loses_no_spike():
     strip = Strip(most=16)
     for step in range(1000):
-        strip.add(reading(step, norm=500.0 if step == 333 else 2.0, gated=float(step == 700)))
+        strip.add(500.0 if step == 333 else 2.0, is_bad=step == 700)
     assert len(strip.values) <= 16
     assert sorted(strip.values)[-2:] == [2.0, 500.0]
     assert sum(strip.marked) == 1
     assert strip.values.index(500.0) < strip.marked.index(True)
+
+
+def of_two(step, generator=2.0, discriminator=1.0, **more):
+    norms = {"grad/norm/discriminator": discriminator, "grad/norm/generator": generator}
+    return Reading(step=step, values={**norms, **more}, time=1000.0 + step)
+
+
+def test_each_optimizer_has_a_course_of_its_own_and_the_blamed_one_comes_first(attempts):
+    act = Incident(kind="explosion", step=2, answer="act", said="it grew", optimizer="generator")
+    live = Live()
+    write(attempts[0], of_two(0), of_two(1))
+    live.look(attempts[:1])
+    assert list(live.norms) == ["discriminator", "generator"]
+    write(attempts[0], of_two(2, 9e5, **{"grad/gated/generator": 1.0}), act, of_two(3))
+    live.look(attempts[:1])
+    assert list(live.norms) == ["generator", "discriminator"]
+    assert live.strip is live.strips["generator"]
+    assert live.strips["generator"].values == [2.0, 2.0, 9e5, 2.0]
+    assert live.strips["generator"].marked == [False, False, True, False]
+    assert live.strips["discriminator"].values == [1.0] * 4
+    assert live.strips["discriminator"].marked == [False] * 4
+
+
+def test_an_incident_of_no_optimizer_is_marked_in_each(attempts):
+    act = Incident(kind="loss_lost", step=1, answer="act", said="the loss is gone")
+    write(attempts[0], of_two(0), of_two(1), act)
+    assert [each.marked for each in looked(attempts).strips.values()] == [[False, True]] * 2
+
+
+def test_usual_is_what_the_detector_compares_with_where_it_tells(attempts):
+    write(attempts[0], reading(0, 9.0), reading(1, 9.0, **{"grad/usual/main": 2.2}))
+    assert looked(attempts).norms["main"].usual == 2.2
+
+
+@pytest.mark.parametrize(
+    ("told", "epoch"), [(0.004, 1), (1.0, 1), (1 + 1e-9, 1), (2.5, 3), (math.inf, None)]
+)
+def test_the_epoch_that_is_under_way_is_told(attempts, told, epoch):
+    write(attempts[0], reading(0, epoch=told))
+    assert looked(attempts).epoch == epoch

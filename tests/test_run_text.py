@@ -49,7 +49,7 @@ def test_what_a_restart_did_not_bring_further_is_not_healed(run):
     restarted(run)
     restarted(run)
     text = shown(run, "running")
-    assert "So far: 1 crash not healed yet, 1 crash not healed." in text
+    assert "So far: 2 crashes not healed yet." in text
     assert "since:" not in text
     text = shown(run, "stopped", "no")
     assert "So far: 2 crashes not healed. For you to do" in text

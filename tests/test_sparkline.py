@@ -1,4 +1,4 @@
-"""A curve in one line of text."""
+"""A curve in one line of text, or in some."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hpckit.sparkline import BARS, MARK, PLAIN_BARS, sparkline
+from hpckit.sparkline import BARS, MARK, PLAIN_BARS, chart, sparkline
 
 
 def test_the_scale_is_logarithmic_over_what_there_is():
@@ -61,3 +61,13 @@ def test_what_is_drawn_stays_when_more_comes():
 def test_plain_bars_are_as_many():
     assert len(PLAIN_BARS) == len(BARS)
     assert PLAIN_BARS.isascii()
+
+
+def test_a_taller_chart_has_finer_bars_and_its_marks_on_top():
+    assert chart([1, 10, 100, 1000], 10, rows=2) == ["  ▃█", "▁▆██"]
+    assert chart([1, 10, 1000, 1], 10, rows=2, marked=[False, True, True]) == ["  !", "▁!█▁"]
+
+
+def test_what_is_not_finite_is_taller_than_anything():
+    assert chart([1, math.nan, 4], 10, rows=3) == [" !█", " ██", "▁██"]
+    assert chart([], 10, rows=3) == ["", "", ""]

@@ -15,6 +15,7 @@ import pytest
 from hpckit.cli import watch
 from hpckit.cli.live_text import run_lines, seen_points, sweep_lines
 from hpckit.files import write_json
+from hpckit.monitor.incident import Incident
 from hpckit.monitor.reading import Reading
 from hpckit.monitor.readings.writer import ReadingsWriter
 from hpckit.run import open_run
@@ -86,14 +87,16 @@ def test_a_training_that_explodes_and_is_healed_is_seen_from_start_to_end(traini
     terminal = watched(run, folder)
     terminal.until(lambda each: "steps/s" in each.text and " left" in each.text)
     assert terminal.lines[0].startswith(f"{run}   RUNNING   attempt 1")
-    assert re.search(r"step \d+ of 800   \d+%", terminal.lines[1])
+    assert re.search(r"step \d+ of 800   \d+%   epoch \d   ", terminal.lines[1])
     assert re.search(r"^loss [\d.]+   mel [\d.]+", terminal.lines[2])
-    assert re.search(r"^norm [\d.]+ \(usual [\d.]+\)", terminal.lines[3])
-    assert BARS.fullmatch(terminal.lines[4])
+    assert re.search(r"^gradient norm [\d.]+   usual [\d.]+   largest", terminal.lines[3])
+    # Three rows of bars, as there is room for them.
+    assert BARS.fullmatch(terminal.lines[6])
     terminal.see("explosion: gradient norm")
     terminal.see("back to step ")
     assert re.search(r"  back to step 1\d\d, clip \S+ -> \S+, lr 0.01 -> 0.005", terminal.text)
     assert "!" in terminal.lines[4]
+    assert "█" in terminal.lines[6]
     terminal.see("DONE")
     assert terminal.end() == 0
     # 100 batches were left out.
@@ -104,6 +107,9 @@ def test_a_training_that_explodes_and_is_healed_is_seen_from_start_to_end(traini
     # The picture went over itself: nothing of it is there twice.
     assert terminal.text.count(run) == 1
     assert "at 700 漢漢" in terminal.text
+    # Of the log what is not told above.
+    assert terminal.text.count("explosion") == 2
+    assert "from memory" not in terminal.text
 
 
 def test_nothing_is_wider_than_the_terminal_and_a_new_size_is_gone_with(training):
@@ -165,7 +171,7 @@ def test_without_colours_and_without_unicode_all_is_there(training):
     terminal.see("back to step ")
     sent = b"".join(terminal.pieces)
     assert not re.search(rb"\x1b\[[0-9;]*m", sent)
-    assert re.fullmatch(r"[_.\-~=+*#!]+", terminal.lines[4])
+    assert re.fullmatch(r"[_.\-~=+*#!]+", terminal.lines[6])
     assert "!" in terminal.lines[4]
     terminal.interrupt()
     assert terminal.end() == 130
@@ -195,7 +201,8 @@ def test_piped_it_is_a_line_for_each_change_and_now_and_then_how_far_it_is(
     progress = [line for line in lines if line.startswith(f"{run}: step ")]
     assert 3 <= len(progress) <= 15
     assert re.fullmatch(
-        rf"{run}: step \d+ of \d+, loss \S+, norm \S+, \d+ s left, \S+ steps/s", progress[2]
+        rf"{run}: step \d+ of \d+, epoch \d, loss \S+, norm \S+, \d+ s left, \S+ steps/s",
+        progress[2],
     )
     rest = [line.partition(":")[2] for line in lines if line not in progress]
     assert [line for line in rest if "step" not in line] == [" running", " done"] or rest[
@@ -260,6 +267,37 @@ def test_what_matters_comes_first_and_the_log_fills_the_rest(made):
     assert "  back to step 50, clip 1 -> 0.5: applied, in force" in short
     assert short[-1] == "line 7"
     assert "line 7" not in drawn(made, tail=log, size=(79, 7))
+
+
+def test_the_blamed_optimizer_is_drawn_tall_and_where_there_is_little_room_alone(made):
+    names = ("discriminator", "generator", "third")
+    writer = ReadingsWriter(made.attempts()[0].dir / "readings" / "launch-2")
+    for step in range(9):
+        writer.write(Reading(step=step, values={f"grad/norm/{each}": 2.0 for each in names}))
+    told = Incident(kind="explosion", step=8, answer="act", said="it grew", optimizer="generator")
+    writer.incident(told)
+    writer.close()
+    lines = drawn(made, size=(119, 39))
+    captions = [each for each in lines if "norm of" in each]
+    assert [each.split()[3] for each in captions] == ["generator", "discriminator", "third"]
+    assert [len(BARS.findall(each)) for each in lines[lines.index(captions[0]) :]].count(1) == 2
+    assert lines.index(captions[1]) - lines.index(captions[0]) == 5
+    assert lines.index(captions[2]) - lines.index(captions[1]) == 2
+    small = drawn(made, size=(119, 9))
+    assert sum(bool(BARS.search(each)) for each in small) == 1
+    assert small.index(captions[1]) - small.index(captions[0]) == 2
+
+
+def test_of_many_parts_of_a_loss_the_first_are_told(made):
+    writer = ReadingsWriter(made.attempts()[0].dir / "readings" / "launch-2")
+    parts = {f"train/part_{number}": 1.0 for number in range(9)}
+    losses = {"train/loss/generator": 3.0, "train/loss/discriminator": 2.0}
+    writer.write(Reading(step=0, values={**parts, **losses}))
+    writer.close()
+    told = next(each for each in drawn(made, size=(199, 39)) if each.startswith("loss"))
+    assert told.split("   ") == [
+        "loss of generator 3", "loss of discriminator 2", *(f"part_{n} 1" for n in range(4)),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("columns", [1, 20, 39, 79, 199])

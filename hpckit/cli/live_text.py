@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from hpckit.cli.run_text import (
     wish_text,
     without_first_signs,
 )
+from hpckit.monitor.reading import LOSS, MAIN
 from hpckit.paint import cut, duration, harmless, is_plain_text, paint, short, spaced, table
 from hpckit.paint import width_of as width
-from hpckit.sparkline import MARK, sparkline
-from hpckit.status.live import Live
+from hpckit.sparkline import MARK, chart, sparkline
+from hpckit.status.live import Live, Strip
 
 Told = dict[str, Any]
 GAP = "   "
@@ -29,6 +31,13 @@ MOST_ATTEMPTS = 5
 # Columns of a point's curve, and of the shortest bar.
 SMALL = 12
 LONGEST_BAR = 42
+# Parts of the loss; the losses themselves come before them.
+MOST_PARTS = 4
+# A chart for every so many rows of the terminal, and a row of bars: of the rest there is a caption.
+ROWS_A_CHART = 8
+MOST_CHARTS, TALLEST = 2, 4
+# Of a log, what the picture itself tells: incidents, and how far it is.
+TOLD_ABOVE = re.compile(r"hpckit: (?:step \d+: |back to step \d)|\[[#.]+\] +\d+%  step \d")
 LIVELY = ("running", "healing", "unknown", "pending")
 
 
@@ -38,7 +47,7 @@ def run_lines(told: Told, live: Live, tail: Sequence[str], *, size: tuple[int, i
     lines = [_head(told, columns)]
     if told["reason"] not in ("", told["state"]):
         lines += _wrapped(told["reason"], columns)[:3]
-    lines += _now(told, live, columns)
+    lines += _now(told, live, columns, rows)
     parts = [
         _incidents(told, columns, rows // 3),
         [
@@ -47,7 +56,7 @@ def run_lines(told: Told, live: Live, tail: Sequence[str], *, size: tuple[int, i
             *_unsaved(told),
         ],
         _attempts(told),
-        [harmless(line) for line in tail],
+        [harmless(line) for line in tail if not TOLD_ABOVE.match(line)],
     ]
     for part in parts:
         room = rows - len(lines) - 1
@@ -67,18 +76,17 @@ def _head(told: Told, columns: int) -> str:
                      *shown[2:]])  # fmt: skip
 
 
-def _now(told: Told, live: Live, columns: int) -> list[str]:
+def _now(told: Told, live: Live, columns: int, rows: int) -> list[str]:
     """Where it stands, how fast it goes, losses, norms and their course."""
-    lines = [_fitting(_progress(told, live, columns), columns), _fitting(_losses(live), columns),
-             _fitting(_norms(live), columns)]  # fmt: skip
-    return [harmless(GAP.join(line)) for line in lines if line] + _strip(live, columns)
+    lines = [_fitting(_progress(told, live, columns), columns), _fitting(_losses(live), columns)]
+    return [harmless(GAP.join(line)) for line in lines if line] + _courses(live, columns, rows)
 
 
 def _progress(told: Told, live: Live, columns: int) -> list[str]:
     step, total = told["step"], live.total
     if step is None:
         return []
-    parts = [steps_text(step, total)]
+    parts = [steps_text(step, total), *_epoch(live)]
     if told["state"] == "running":
         parts += pace_words(live)
     if total:
@@ -99,8 +107,14 @@ def pace_words(live: Live) -> list[str]:
     return words
 
 
+def _epoch(live: Live) -> list[str]:
+    return [] if live.epoch is None else [f"epoch {live.epoch}"]
+
+
 def _losses(live: Live) -> list[str]:
-    return [f"{_of(name)} {value:.4g}" for name, value in live.losses.items()]
+    told = [f"{_of(name)} {value:.4g}" for name, value in live.losses.items()]
+    whole = sum(name == LOSS or name.startswith(f"{LOSS}/") for name in live.losses)
+    return told[: whole + MOST_PARTS]
 
 
 def _of(name: str) -> str:
@@ -109,19 +123,39 @@ def _of(name: str) -> str:
     return f"{first} of {rest}" if rest and first == "loss" else name.removeprefix("train/")
 
 
-def _norms(live: Live) -> list[str]:
-    parts = [
-        f"norm{'' if name == 'main' else f' of {name}'} {now:.3g}"
-        + ("" if math.isnan(usual) else f" (usual {usual:.3g})")
-        for name, (now, usual) in live.norms.items()
-    ]
-    return parts + ([f"{live.clipped:.0%} of steps clipped"] if live.clipped else [])
+def _courses(live: Live, columns: int, rows: int) -> list[str]:
+    """Gradient norms, and beneath each a chart of it; the one to look at first, and taller."""
+    # Of the terminal, whose last row is the cursor's.
+    room = max(1, (rows + 1) // ROWS_A_CHART)
+    lines: list[str] = []
+    for number, (name, strip) in enumerate(live.strips.items()):
+        lines += [harmless(GAP.join(_fitting(_caption(name, live), columns)))]
+        if number < min(room, MOST_CHARTS):
+            lines += _chart(strip, columns, min(room, TALLEST) if number == 0 else 1)
+    return lines
 
 
-def _strip(live: Live, columns: int) -> list[str]:
-    strip = live.strip
-    bars = sparkline(strip.values, columns, marked=strip.marked, is_plain=is_plain_text())
-    return [paint(MARK, "failed").join(bars.split(MARK))] if len(bars) > 1 else []
+def _caption(name: str, live: Live) -> list[str]:
+    norm = live.norms.get(name)
+    if norm is None:
+        return ["course of the loss" if name == LOSS else f"course of the loss of {name}"]
+    parts = [f"gradient norm{_whose(name)} {norm.now:.3g}"]
+    if not math.isnan(norm.usual):
+        parts += [f"usual {norm.usual:.3g}"]
+    if not math.isnan(live.strips[name].largest):
+        parts += [f"largest {live.strips[name].largest:.3g}"]
+    return parts + ([f"{norm.clipped:.0%} of steps clipped"] if norm.clipped else [])
+
+
+def _whose(optimizer: str) -> str:
+    return "" if optimizer == MAIN else f" of {optimizer}"
+
+
+def _chart(strip: Strip, columns: int, rows: int) -> list[str]:
+    if len(strip.values) < 2:
+        return []
+    drawn = chart(strip.values, columns, rows=rows, marked=strip.marked, is_plain=is_plain_text())
+    return [paint(MARK, "failed").join(line.split(MARK)) for line in drawn]
 
 
 def _summary(told: Told, columns: int) -> list[str]:
@@ -141,12 +175,13 @@ def _incidents(told: Told, columns: int, most_lines: int) -> list[str]:
 
 def _incident(each: Told, reason: str, columns: int) -> list[str]:
     kind = str(each["kind"]).replace("_", " ")
-    said = _wrapped(f"step {spaced(each['step'])}: {kind}: {each['sentence'] or ''}", columns)
+    said = f"step {spaced(each['step'])}: {kind}: {each['sentence'] or ''}"
     if not is_acted_on(each):
-        return said[:1]
+        return _wrapped(said.partition("; ")[0], columns)[:1]
     # Why it was stopped is said above.
     done = _wrapped(what_was_done(each).removesuffix(f": {reason}"), columns - 2)
-    return [*(paint(line, "warning") for line in said), *(f"  {line}" for line in done)]
+    told = (paint(line, "warning") for line in _wrapped(said, columns))
+    return [*told, *(f"  {line}" for line in done)]
 
 
 def _wrapped(text: str, columns: int) -> list[str]:
@@ -177,8 +212,11 @@ def _fitting(parts: Sequence[str], columns: int) -> list[str]:
 
 def progress_line(told: Told, live: Live) -> str:
     """How far a run is, for who sees no picture."""
-    norms = [part.partition(" (")[0] for part in _norms(live)]
-    parts = [steps_text(told["step"], live.total), *_losses(live)[:1], *norms, *pace_words(live)]
+    norms = [f"norm{_whose(name)} {norm.now:.3g}" for name, norm in live.norms.items()]
+    parts = [
+        steps_text(told["step"], live.total), *_epoch(live), *_losses(live)[:1], *norms,
+        *pace_words(live),
+    ]  # fmt: skip
     return harmless(f"{told['run']}: {', '.join(parts)}")
 
 

@@ -101,8 +101,12 @@ def _events(told: Told) -> list[str]:
     found = []
     for kind in sorted(healed, key=[*HEALED, *healed].index):
         words = HEALED.get(kind, (kind, kind))
+        answers = Counter(each["healed"] for each in applied if each["kind"] == kind)
+        if answers[None]:
+            # Of one that came back it is not known yet, either: its second remedy is in force.
+            answers[None] += answers.pop(False, 0)
         for answer, said in BECAME.items():
-            number = sum((each["kind"], each["healed"]) == (kind, answer) for each in applied)
+            number = answers[answer]
             found += [f"{number} {words[number > 1]}{said}"] if number else []
     happened = Counter(_happened(each) for each in applied)
     # A plain limit of time is no incident; the attempt's end tells of it.

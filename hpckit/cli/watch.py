@@ -35,10 +35,10 @@ FINAL = ("done", "stopped", "failed", "cancelled")
 def watch(name: str | None, root: str | None, as_json: bool) -> None:
     """Follow a run or a sweep until it ends; the exit code is its outcome.
 
-    On a terminal a picture is redrawn in place: how far it is and how long is left, losses, the
-    gradient norm and its course (`!` where something was wrong), what was found and done, the end
-    of the log. Piped, each change is a line, and twice a minute how far it is; with --json the end
-    is one object. Ctrl-C leaves the run alone.
+    On a terminal a picture is redrawn in place: how far it is and how long is left, losses, each
+    optimizer's gradient norm and its course (`!` where something was wrong), what was found and
+    done, the end of the log. Piped, each change is a line, and twice a minute how far it is; with
+    --json the end is one object. Ctrl-C leaves the run alone.
     """
     sys.exit(watch_run(find_run(root, name), as_json=as_json))
 

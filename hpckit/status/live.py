@@ -7,27 +7,38 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from hpckit.monitor.reading import CLIP, GATED, LOSS, NORM, TOTAL, Reading
+from hpckit.monitor.reading import CLIP, GATED, LOSS, NORM, TOTAL, USUAL, Reading
 from hpckit.monitor.readings.following import MOST_BYTES, Following
 from hpckit.run import Attempt, launches_in
 from hpckit.status.pace import Pace
 
 # Readings that say what is usual, and those that say what is now.
-USUAL, NOW = 100, 10
+NEWEST, NOW = 100, 10
 # The strip is kept finer than terminals are wide.
 STRETCHES = 1024
 Values = dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Norm:
+    """An optimizer's gradient: its norm now and usually, and the share of steps it was clipped."""
+
+    now: float
+    usual: float
+    clipped: float
+
+
 class Live:
-    """Follows the newest launch of a run; what was before stays in the strip."""
+    """Follows the newest launch of a run; what was before stays in the strips."""
 
     def __init__(self, *, most_bytes: int = MOST_BYTES) -> None:
-        self.strip = Strip()
+        # By optimizer; where no norms are told, by loss.
+        self.strips: dict[str, Strip] = {}
         self.pace = Pace()
-        self.newest: deque[Reading] = deque(maxlen=USUAL)
+        self.newest: deque[Reading] = deque(maxlen=NEWEST)
         self._most_bytes = most_bytes
         self._folder: Path | None = None
         self._following: Following | None = None
@@ -40,7 +51,7 @@ class Live:
                     if isinstance(each, Reading):
                         self._take(each)
                     elif each.acts:
-                        self.strip.mark()
+                        self._mark(each.optimizer)
 
     def _turns(self, attempts: Sequence[Attempt]) -> Iterator[Following]:
         """What is followed, to its end before the newest launch takes its place."""
@@ -60,7 +71,28 @@ class Live:
             self.newest.clear()
         self.newest.append(reading)
         self.pace.add(reading.step, reading.time)
-        self.strip.add(reading)
+        gated = reading.group(GATED)
+        for name, value in (reading.group(NORM) or _loss_of(reading)).items():
+            self.strips.setdefault(name, Strip()).add(value, is_bad=bool(gated.get(name)))
+
+    def _mark(self, optimizer: str | None) -> None:
+        """Something was wrong at the last reading; whose gradient it was comes first from now."""
+        blamed = [optimizer] if optimizer in self.strips else list(self.strips)
+        for name in blamed:
+            self.strips[name].mark()
+        self.strips = {name: self.strips[name] for name in dict.fromkeys([*blamed, *self.strips])}
+
+    @property
+    def strip(self) -> Strip:
+        """The one to look at where there is room for one."""
+        return next(iter(self.strips.values()), Strip())
+
+    @property
+    def epoch(self) -> int | None:
+        """The one that is under way, from 1; None where nobody tells."""
+        told = self.newest[-1].get("epoch") if self.newest else None
+        # A sum of many steps may be a little more than the whole number that is meant.
+        return math.ceil(told - 1e-6) if told is not None and math.isfinite(told) else None
 
     @property
     def step(self) -> int | None:
@@ -88,19 +120,23 @@ class Live:
         return {name: _median([each.values.get(name) for each in now]) for name in found}
 
     @property
-    def norms(self) -> dict[str, tuple[float, float]]:
-        """By optimizer, the gradient's norm now and the usual one."""
+    def norms(self) -> dict[str, Norm]:
+        """By optimizer, the one to look at first."""
         now = next((found for each in reversed(self.newest) if (found := each.group(NORM))), {})
-        return {
-            name: (norm, _median([each.get(f"{NORM}/{name}") for each in self.newest]))
-            for name, norm in now.items()
-        }
+        return {name: self._norm(name, now[name]) for name in self.strips if name in now}
 
-    @property
-    def clipped(self) -> float | None:
-        """The share of steps in which a gradient was clipped."""
-        factors = [value for each in self.newest for value in each.group(CLIP).values()]
-        return sum(factor < 1 for factor in factors) / len(factors) if factors else None
+    def _norm(self, name: str, now: float) -> Norm:
+        usual = self._told(f"{USUAL}/{name}")
+        factors = self._told(f"{CLIP}/{name}")
+        return Norm(
+            now=now,
+            # What the detector compares with, where it tells.
+            usual=usual[-1] if usual else _median(self._told(f"{NORM}/{name}")),
+            clipped=sum(factor < 1 for factor in factors) / len(factors) if factors else 0.0,
+        )
+
+    def _told(self, name: str) -> list[float]:
+        return [value for each in self.newest if (value := each.get(name)) is not None]
 
 
 def newest_launch(attempts: Sequence[Attempt]) -> Path | None:
@@ -138,13 +174,9 @@ class Strip:
         self._length = 1
         self._filled = 1
 
-    def add(self, reading: Reading) -> None:
-        norms = list((reading.group(NORM) or _loss_of(reading)).values())
-        if not norms:
-            # What was found after an epoch.
-            return
-        value = max(norms) if all(map(math.isfinite, norms)) else math.nan
-        is_bad = math.isnan(value) or any(reading.group(GATED).values())
+    def add(self, value: float, *, is_bad: bool = False) -> None:
+        if not math.isfinite(value):
+            value, is_bad = math.nan, True
         if self._filled < self._length:
             self._filled += 1
             self.values[-1] = _larger(self.values[-1], value)
@@ -152,11 +184,15 @@ class Strip:
             return
         if len(self.values) == self._most:
             self._halve()
-            self.add(reading)
+            self.add(value, is_bad=is_bad)
             return
         self.values.append(value)
         self.marked.append(is_bad)
         self._filled = 1
+
+    @property
+    def largest(self) -> float:
+        return max((each for each in self.values if math.isfinite(each)), default=math.nan)
 
     def mark(self) -> None:
         """Something was wrong at the last reading."""
