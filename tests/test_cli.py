@@ -254,11 +254,11 @@ def test_what_is_damaged_is_told_so(cli, job):
 
 
 def test_parameters_move_nobody_s_cursor(cli, job):
-    spec = job("true", r'params: {"a\e[31m": "v\e[2J\nline", d: {x: 1}}')
+    spec = job("true", r'params: {"a\e[31m": "v\e[2J\nline", d: {"\e[2Jx": 1}}')
     cli("submit", spec, "--follow", "--cluster", "local", cwd=spec.parent)
     shown = cli("show", cwd=spec.parent).stdout
     assert "\x1b" not in shown
-    assert 'params  a=v line  d={"x": 1}' in shown
+    assert "params  a=v line  and 1 more: hpckit show --json" in shown
 
 
 def test_a_folder_that_begins_with_a_dash_can_be_entered_as_told(cli, tmp_path):

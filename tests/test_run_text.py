@@ -191,3 +191,19 @@ def test_how_far_it_is_and_when_it_will_be_done_is_told_where_it_is_known(run):
         f"{local_words(early)}; " in run_text({**told, "ends_by": early})
     )
     assert describe(facts_of(run), State(state="done"))["done_about"] is None
+
+
+def test_of_nested_parameters_those_are_told_that_were_changed_or_are_varied(run):
+    params = {
+        "loss": {"mel": 0.1, "stft": {"a": 1, "b": 2}},
+        "lr": 0.001,
+        "sizes": [1, 2],
+        "no": {},
+    }
+    run = dataclasses.replace(run, params=params)
+    assert "params  lr=0.001  and 5 more: hpckit show --json" in shown(run, "running")
+    varied = dataclasses.replace(run, varied=("loss.stft",))
+    text = shown(varied, "running")
+    assert "params  loss.stft.a=1  loss.stft.b=2  lr=0.001  and 3 more" in text
+    restarted(run, reason="it grew", changes={"params.loss.mel": {"times": 0.5}})
+    assert "params  loss.mel=0.1 (now 0.05)  lr=0.001  and 4 more" in shown(run, "running")

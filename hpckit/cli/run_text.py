@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hpckit.cli.params_text import params_text
 from hpckit.clock import local_words
-from hpckit.paint import duration, harmless, paint, short, spaced, table
+from hpckit.paint import duration, harmless, paint, spaced, table
 from hpckit.scheduler.base import Cause
 from hpckit.settings import typed
 from hpckit.spec.parts import INFRASTRUCTURE
@@ -284,20 +285,12 @@ def _facts(told: Told) -> list[str]:
         used += f", {hours['lost']:.2g} lost"
     if told["waited_s"] >= 60:
         used += f"; {duration(told['waited_s'])} in the queue"
-    params = "  ".join(
-        _param(key, value, told["params_now"]) for key, value in told["params"].items()
-    )
+    params = params_text(told)
     lines = [f"{hours['unit']:<7} {used}"]
     if told["exit_code"] is None:
         lines.append(f"next    {_next(told)}")
     lines += [f"folder  {told['dir']}", f"since   {local_words(told['created'])}"]
     return [*lines, f"params  {params}"] if params else lines
-
-
-def _param(key: str, value: Any, now: Told) -> str:
-    """A parameter as it was submitted, and what it is by now."""
-    changed = f" (now {short(now[key])})" if now[key] != value else ""
-    return f"{short(key)}={short(value)}{changed}"
 
 
 def _next(told: Told) -> str:

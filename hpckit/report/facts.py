@@ -113,6 +113,7 @@ def _untold(run: Run) -> Told:
         "scheduler": run.scheduler,
         "params": run.params,
         "params_now": run.params,
+        "varied": list(run.varied),
         "asked": [],
         "step": None,
         "exit_code": None,

@@ -62,6 +62,7 @@ def describe(facts: Facts, state: State) -> dict[str, Any]:
         "created": run.created,
         "scheduler": run.scheduler,
         "params": run.params,
+        "varied": list(run.varied),
         "params_now": _params_now(facts),
         "asked": [] if state.is_final else [_wish(event) for event in _open_wishes(facts)],
         "step": step,
