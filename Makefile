@@ -10,10 +10,15 @@ SLURM_PACKAGES := slurm-wlm slurmdbd munge mariadb-server
 TEST_PROCESSES ?= 3
 TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules chromium
 
-.PHONY: demo test check lint format docs slurm bench soak matrix soak-healing clean
+.PHONY: demo demo-slurm test check lint format docs slurm bench soak matrix soak-healing clean
 
+# A training that explodes and is healed: through Slurm where one answers, else on this machine.
 demo: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh $(or $(FOLDER),demo)
+
+# The same on a Slurm of its own, where the next job of the chain goes on; as root on Debian.
+demo-slurm: $(READY) slurm
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo_slurm.sh $(or $(FOLDER),demo-slurm)
 
 test: $(READY) slurm
 	@# Without groups this hands out test by test to whichever process is free.
@@ -76,4 +81,4 @@ slurm:
 	fi
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo demo-slurm *.egg-info .pytest_cache .mypy_cache .ruff_cache

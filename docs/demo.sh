@@ -1,13 +1,67 @@
 #!/usr/bin/env bash
-# The demo: a fresh job folder, submitted to the local scheduler, followed to its end.
+# The demo: the creative agent's incident, from `check` to the report.
+#
+#   docs/demo.sh [FOLDER] [-s KEY=VALUE]...      FOLDER (demo) is emptied, and holds the run
+#
+# Through Slurm where one answers, else through the local scheduler. The exit code is the run's
+# outcome. However the demo ends, nothing of it runs on.
 set -euo pipefail
-folder=${1:-demo}
-rm -rf "$folder"
+folder=$(realpath -m "${1:-demo}")
+changes=("${@:2}")
+job=$(dirname "$(realpath "$0")")/../jobs/creative_agent
+export HPCKIT_ROOT=$folder
+
 if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
-say() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; "$@"; }
-say hpckit init "$folder"
-cd "$folder"
-say hpckit check
-say hpckit submit --cluster local --follow
-say hpckit ls
+# No command gets the lock (9): a job would keep it to its end.
+say() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; "$@" 9<&-; }
+quietly() { "$@" >/dev/null 2>&1 9<&-; }
+lives() { hpckit ls --json 2>/dev/null 9<&- | grep -E '"state": "(pending|running|healing)"' >/dev/null; }
+dies() { hpckit show --json 2>/dev/null 9<&- | grep '"ended": null' >/dev/null; }
+has_slurm() { quietly squeue; }
+
+mkdir -p "$folder"
+exec 9<"$folder"
+if ! flock --nonblock 9 || lives; then
+  echo "another demo runs in $folder: let it end, or choose another folder: make demo FOLDER=..." >&2
+  exit 1
+fi
+end() {
+  trap '' INT TERM HUP
+  if lives; then
+    echo "ending the run" >&2
+    quietly hpckit cancel creative-agent-incident || true
+    # It saves its state first.
+    for _ in {1..60}; do dies && sleep 0.5 || break; done
+  fi
+}
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+find "$folder" -mindepth 1 -delete
+
+cat <<TEXT
+A small model learns to mix two sounds. In its third epoch its gradients explode: their norm grows
+from 2 to some hundreds, nearly all of it in one weight. hpckit names the weight, goes back to a
+state that is known to be good, halves the clip and the learning rate, and the training goes on to
+its end. It takes one or two minutes; Ctrl-C ends it.
+TEXT
+say cd "$(realpath --relative-to=. "$job")"
+say export HPCKIT_ROOT="$folder"
+say hpckit check incident.yaml "${changes[@]}"
+say hpckit submit incident.yaml "${changes[@]}"
+has_slurm && say squeue --me --format '%14i %35j %10T %R'
+outcome=0
+say hpckit watch || outcome=$?
 say hpckit show
+if has_slurm; then
+  say sacct -X --starttime now-1hour --format 'JobID,JobName%35,State,Start,End,NodeList' || true
+  say hpckit checkpoint ls --verify
+fi
+say hpckit report
+cat <<TEXT
+
+That page tells it all, and needs no network: open it in a browser, or let hpckit do so.
+  export HPCKIT_ROOT=$folder PATH=$(dirname "$(command -v hpckit)"):\$PATH
+  hpckit report --open
+TEXT
+exit "$outcome"
