@@ -54,7 +54,7 @@ outcome=0
 say hpckit watch || outcome=$?
 say hpckit show
 if has_slurm; then
-  say sacct -X --starttime now-1hour --format 'JobID,JobName%35,State,Start,End,NodeList' || true
+  say sacct -X --starttime now-1hour --format 'JobID,State,Start,End,NodeList%8' || true
   say hpckit checkpoint ls --verify
 fi
 say hpckit report

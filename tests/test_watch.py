@@ -288,6 +288,16 @@ def test_the_blamed_optimizer_is_drawn_tall_and_where_there_is_little_room_alone
     assert small.index(captions[1]) - small.index(captions[0]) == 2
 
 
+def test_what_was_only_told_takes_a_line_and_says_where_it_was_cut(made):
+    incident(made, 60, sentence="it grew; worst parameter a.weight")
+    incident(made, 70, sentence="it grew " * 20)
+    lines = drawn(made, size=(79, 39))
+    assert "step 60: explosion: it grew" in lines
+    cut = next(each for each in lines if each.startswith("step 70: "))
+    assert cut.endswith("it grew ...")
+    assert len(cut) <= 79
+
+
 def test_of_many_parts_of_a_loss_the_first_are_told(made):
     writer = ReadingsWriter(made.attempts()[0].dir / "readings" / "launch-2")
     parts = {f"train/part_{number}": 1.0 for number in range(9)}

@@ -177,7 +177,8 @@ def _incident(each: Told, reason: str, columns: int) -> list[str]:
     kind = str(each["kind"]).replace("_", " ")
     said = f"step {spaced(each['step'])}: {kind}: {each['sentence'] or ''}"
     if not is_acted_on(each):
-        return _wrapped(said.partition("; ")[0], columns)[:1]
+        first, *more = _wrapped(said.partition("; ")[0], columns - 4)
+        return [first + " ..." * bool(more)]
     # Why it was stopped is said above.
     done = _wrapped(what_was_done(each).removesuffix(f": {reason}"), columns - 2)
     told = (paint(line, "warning") for line in _wrapped(said, columns))
