@@ -40,6 +40,9 @@ def fsync_folder(folder: Path) -> None:
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Replace a file in one step: readers see the old content or the new, never half."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        # As root one would replace /dev/null for everybody.
+        raise FileExistsError(errno.EEXIST, "it is no plain file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
     if isinstance(content, str):
         # A file's name may be no UTF-8: what stands for its bytes becomes those bytes again.
@@ -51,8 +54,12 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
             if durable:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            # Nobody has heard of the temporary one.
+            error.filename, error.filename2 = str(path), None
         raise
     if durable:
         fsync_folder(path.parent)

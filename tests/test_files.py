@@ -44,6 +44,24 @@ def test_a_failed_write_leaves_the_old_text_and_no_temporary_file(tmp_path, monk
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_what_is_no_plain_file_is_not_replaced(tmp_path):
+    pipe = tmp_path / "null"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="no plain file"):
+        write_atomic(pipe, "new")
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["null"]
+
+
+@pytest.mark.parametrize("place", ["no/such/a.html", "file/a.html", "folder"])
+def test_a_file_that_cannot_be_written_is_called_by_its_own_name(tmp_path, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CannotWrite) as caught, told_apart(tmp_path):
+        write_atomic(tmp_path / place, "new")
+    assert str(caught.value).startswith(f"cannot write {tmp_path / place}: ")
+
+
 def test_a_refusal_to_write_names_the_place_and_what_to_do(tmp_path):
     with pytest.raises(CannotWrite) as caught, told_apart(tmp_path):
         (tmp_path / "no" / "such").mkdir()

@@ -59,9 +59,11 @@ def _open(path: Path) -> None:
 
     if _has_screen() and webbrowser.open(path.as_uri()):
         return
+    import shlex
     import socket
 
-    note(f"no browser here; on your own machine: scp {socket.gethostname()}:{path} .")
+    place = shlex.quote(f"{socket.gethostname()}:{path}")
+    note(f"no browser here; on your own machine: scp {place} .")
 
 
 def _has_screen() -> bool:

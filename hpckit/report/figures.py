@@ -49,6 +49,8 @@ DECADES = 15
 LINES = 24
 # A limit beyond so many times the highest value is not worth the room.
 FAR = 10
+# What would tell another day, or another version.
+UNDATED = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}
 WORDS = {"norm": "grad/norm", "lr": "lr", "val": "val", "loss": "loss"}
 
 
@@ -105,9 +107,8 @@ def _save(charts: Sequence[Chart], runs: Sequence[Facts], path: Path) -> None:
     for place, chart in enumerate(charts, start=1):
         _draw(figure.add_subplot(len(charts), 1, place), chart, runs)
     # Without a date the same run gives the same file.
-    metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     out = io.BytesIO()
-    figure.savefig(out, format=path.suffix[1:], metadata=metadata)
+    figure.savefig(out, format=path.suffix[1:], metadata={UNDATED[path.suffix]: None})
     write_atomic(path, out.getvalue())
 
 

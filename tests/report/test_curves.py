@@ -30,6 +30,14 @@ def test_the_same_run_gives_the_same_bytes(healed: Run, cli: Cli, tmp_path: Path
         assert word in first
 
 
+def test_no_picture_tells_on_which_day_it_was_drawn(tmp_path: Path, cli: Cli) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 20))
+    for suffix in ("png", "svg", "pdf"):
+        cli("curves", run.dir, "-o", tmp_path / f"a.{suffix}", "--only", "norm")
+        assert b"Date" not in (tmp_path / f"a.{suffix}").read_bytes()
+
+
 def test_only_what_was_asked_for_is_drawn(healed: Run, cli: Cli, tmp_path: Path) -> None:
     done = cli("curves", healed.dir, "-o", tmp_path, "--only", "train/balance,lr", "--json")
     told = json.loads(done.stdout)

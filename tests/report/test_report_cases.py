@@ -241,6 +241,8 @@ def test_open_without_a_screen_says_how_to_copy_it(tmp_path: Path, cli: Cli) -> 
     done = cli("report", run.dir, "--open", env=nowhere)
     assert re.search(rf"scp \S+:{run.dir}/report.html \.", done.stderr)
     assert done.stdout == f"{run.dir}/report.html\n"
+    done = cli("report", run.dir, "-o", tmp_path / "a b.html", "--open", env=nowhere)
+    assert re.search(rf"scp '\S+:{tmp_path}/a b.html' \.", done.stderr)
 
 
 def test_a_sweep_is_its_points_side_by_side_in_the_sweeps_folder(tmp_path: Path, cli: Cli) -> None:
