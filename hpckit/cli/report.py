@@ -39,7 +39,8 @@ def report(
     title = meant[0].id if len(meant) == 1 else None
     text = page([facts_of(run, describe_run) for run in runs], title=title)
     with told_apart(path, "choose another place with -o"):
-        write_atomic(path, text)
+        # A name of a program's may be what UTF-8 has no sign for; a page is UTF-8.
+        write_atomic(path, text.encode(errors="replace"))
     if as_json:
         print_json({"report": str(path), "runs": [run.id for run in runs]})
     else:

@@ -51,7 +51,15 @@ def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
     missing = []
     try:
         told = describe(run)
-    except (HpckitError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        HpckitError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         # Whatever is in a damaged folder: the curves may be sound.
         is_known = isinstance(error, (HpckitError, OSError))
         missing.append(str(error) if is_known else f"{run.dir} makes no sense: {error!r}")

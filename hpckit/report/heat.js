@@ -32,7 +32,7 @@ class Heat {
     const bar = make("span", { class: "ramp", style: `background:linear-gradient(90deg,${colours})` });
     this.value = make("em", { "aria-live": "off" });
     const scale = make("em", {}, said(this.low, 2), bar, said(this.high, 2));
-    const more = about.hidden ? [make("em", {}, `${about.hidden} layers that grew less are not shown`)] : [];
+    const more = about.hidden ? [make("em", {}, `${about.hidden} layer${about.hidden > 1 ? "s" : ""} that grew less ${about.hidden > 1 ? "are" : "is"} not shown`)] : [];
     const names = make("div", { class: "names", style: `--row:${ROW}px` });
     about.names.forEach((name, at) => names.append(make("span", { title: name, class: about.blamed[at] ? "blamed" : null }, make("bdi", {}, about.blamed[at] ? `▸ ${name}` : name))));
     this.canvas = make("canvas", { role: "img", "aria-label": this.inWords() });

@@ -58,7 +58,9 @@ def heats(
     for row, found in columns.parameters:
         for optimizer, norms in found.items():
             by_optimizer.setdefault(optimizer, []).append((int(columns.step[row]), norms))
-    return [_heat(optimizer, rows, blamed, spans) for optimizer, rows in by_optimizer.items()]
+    # An optimizer of which no parameter has a gradient has none to show.
+    known = {key: rows for key, rows in by_optimizer.items() if any(norms for _, norms in rows)}
+    return [_heat(optimizer, rows, blamed, spans) for optimizer, rows in known.items()]
 
 
 def _heat(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpckit import __version__
-from hpckit.monitor.reading import LOSS
+from hpckit.monitor.reading import CLIP, GATED, LIMIT, LOSS, USUAL
 from hpckit.report import tables, timeline
 from hpckit.report.charts import SECTIONS, first_of
 from hpckit.report.data import data
@@ -173,11 +173,6 @@ def _curves(runs: Sequence[Facts]) -> str:
         "double click or <kbd>Esc</kbd> to see all. Arrow keys move along a chart. "
         "Steps run from left to right; a log scale shows tenfold as the same distance.</p>"
     )
-    keys = '<li class="line">counts</li><li class="left">left by a rollback</li>'
-    if len(runs) == 1:
-        keys += '<li class="usual">usual norm</li><li class="limit">held back above</li>'
-        keys += '<li class="clip">clipped to</li>'
-    keys = f'<ul class="key">{keys}<li class="gated">update held back</li></ul>'
     noscript = "<noscript><p>The charts need JavaScript; all else does not.</p></noscript>"
     range_ = (
         '<div id="range"><output id="shown" aria-live="polite"></output>'
@@ -186,8 +181,21 @@ def _curves(runs: Sequence[Facts]) -> str:
     return section(
         "curves",
         "Curves",
-        f"{hint}{keys}{range_}{noscript}{places}",
+        f"{hint}{_key(runs)}{range_}{noscript}{places}",
     )
+
+
+def _key(runs: Sequence[Facts]) -> str:
+    """What the looks of lines mean: of those that may be drawn."""
+    words = {"line": "counts", "left": "given up by going back"}
+    found = {name.rpartition("/")[0] for each in runs for name in each.columns.values}
+    if len(runs) == 1:
+        against = {USUAL: "usual norm", LIMIT: "held back above", CLIP: "clipped to"}
+        words |= {role.rpartition("/")[2]: word for role, word in against.items() if role in found}
+    if GATED in found:
+        words["gated"] = "update held back"
+    listed = "".join(f'<li class="{look}">{word}</li>' for look, word in words.items())
+    return f'<ul class="key">{listed}</ul>'
 
 
 def _several(runs: Sequence[Facts], name: str, now: float) -> str:

@@ -9,6 +9,7 @@ from hpckit.paint import duration, size
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, pairs, table, text
 from hpckit.report.words import amount, arrows, because, cause, count, outcome, redone
+from hpckit.spec.parts import INFRASTRUCTURE
 
 MOST_CHECKPOINTS = 12
 
@@ -41,7 +42,8 @@ def _why(each: dict[str, Any]) -> str:
 
 def _did(each: dict[str, Any]) -> str:
     if each["applied"]:
-        return f"back to step {count(each['resumed_step'])}"
+        way = "on from" if each["kind"] in INFRASTRUCTURE else "back to"
+        return f"{way} step {count(each['resumed_step'])}"
     return text(each["plan"] or "-")
 
 

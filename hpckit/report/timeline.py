@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from hpckit.clock import iso, seconds_of
+from hpckit.monitor.reading import GATED, MAIN
 from hpckit.paint import duration
 from hpckit.report.facts import Facts
 from hpckit.report.markup import moment, text
 from hpckit.report.words import arrows, because, cause, count, outcome
-from hpckit.spec.parts import INFRASTRUCTURE
+from hpckit.spec.parts import INFRASTRUCTURE, SKIPPED
 
 # Of what was only told, so many are listed; more would hide what was done.
 MOST_TOLD = 30
@@ -114,7 +115,8 @@ def drawn(facts: Facts, now: float) -> str:
     ticks = "".join(
         f'<span style="left:{at(begin + tick)}">{duration(tick)}</span>' for tick in _ticks(whole)
     )
-    label = f"{len(facts.told['attempts'])} attempts over {duration(whole)}; told in words below"
+    number = len(facts.told["attempts"])
+    label = f"{number} attempt{'s' * (number != 1)} over {duration(whole)}; told in words below"
     return (
         f'<div class="timeline" role="img" aria-label="{text(label)}">{rows}'
         f'<div class="row ticks"><span></span><div>{ticks}</div></div></div>'
@@ -158,7 +160,15 @@ def told(facts: Facts) -> str:
     if not entries:
         return "<p>Nothing of it has run yet.</p>"
     items = "".join(f'<li class="{kind}">{body}</li>' for _, kind, body in entries)
-    return f'<ol class="events">{items}</ol>'
+    return f'<ol class="events">{items}</ol>{_left_out(facts)}'
+
+
+def _left_out(facts: Facts) -> str:
+    only_told = len(facts.incidents) - len(facts.acted)
+    if only_told <= MOST_TOLD:
+        return ""
+    said = f"Of {count(only_told)} incidents about which nothing was done {MOST_TOLD} are listed."
+    return f"<p>{said}</p>"
 
 
 def _entries(facts: Facts) -> Iterator[tuple[float, str, str]]:
@@ -196,11 +206,18 @@ def _told_of_incidents(facts: Facts) -> Iterator[tuple[float, str, str]]:
         if number:
             well = "" if each["healed"] and each["came_back"] is None else " open"
             parts += f'<p class="answer{well}">{text(_answer(each))}</p>'
-        elif each["plan"] == "skip" or each["kind"] == "bad_batch":
+        elif (each["plan"] == "skip" or each["kind"] == SKIPPED) and _was_held_back(facts, each):
             parts += '<p class="answer">This update was held back.</p>'
         anchor = f' id="incident-{number}"' if number else ""
         kind = cause(each) if number else "told"
         yield _when(each), kind, f"{moment(each['time'])} <div{anchor}>{parts}</div>"
+
+
+def _was_held_back(facts: Facts, each: dict[str, Any]) -> bool:
+    """By the readings: who only reads a log holds nothing back."""
+    name = f"{GATED}/{each['optimizer'] or MAIN}"
+    rows, gated = facts.columns.values.get(name, ([], np.array([])))
+    return bool((facts.columns.step[rows][gated > 0] == each["step"]).any()) if len(rows) else False
 
 
 def _spread(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -334,3 +334,45 @@ def test_what_makes_no_sense_in_a_ledger_or_an_attempt_hides_nothing_else(tmp_pa
     text = page([facts(run)])
     assert "noon" in text
     assert len(data_of(text)["charts"]) >= 2
+
+
+def test_an_update_is_told_to_be_held_back_only_where_something_held_it(tmp_path: Path) -> None:
+    found = {}
+    for name, gated in (("log", {}), ("gate", {"grad/gated/main": 1.0})):
+        run = made(tmp_path / name)
+        attempt(run, [*steps(0, 10), *steps(10, 11, **gated), *steps(11, 20)])
+        about = {"kind": "bad_batch", "step": 10, "sentence": "gradient norm 9", "acts": False}
+        run.ledger("log").write("incident", attempt=1, incident=about)
+        found[name] = page([facts(run)])
+    assert "This update was held back" in found["gate"]
+    assert 'class="gated"' in found["gate"]
+    assert "gradient norm 9" in found["log"]
+    assert "held back" not in re.sub(r"<style>.*</style>|<script.*", "", found["log"], flags=re.S)
+
+
+def test_of_very_much_that_was_only_told_it_says_how_much_is_listed(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 90))
+    for step in range(30):
+        incident(run, step)
+    assert "are listed" not in page([facts(run)])
+    for step in range(30, 80):
+        incident(run, step)
+    text = page([facts(run)])
+    assert "Of 80 incidents about which nothing was done 30 are listed." in text
+    assert text.count('<li class="told">') == 30
+
+
+def test_names_that_are_no_text_and_numbers_without_end_cost_nothing_else(
+    tmp_path: Path, cli: Cli
+) -> None:
+    run = made(tmp_path / "run")
+    (path,) = attempt(run, steps(0, 20)).iterdir()
+    lines = ['{"step":20,"train/\\ud800":1}', f'{{"step":21,"train/loss":1{"0" * 400}}}']
+    lines += ['{"step":22,"parameters":{"main":{}}}', '{"step":23,"train/loss":2}']
+    path.write_text(path.read_text() + "\n".join(lines) + "\n")
+    cli("report", run.dir, "-o", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    (loss,) = [each for each in data_of(text)["charts"] if each["id"] == "loss"]
+    assert sum(loss["series"][0]["x"]) == 23
+    assert data_of(text)["heats"] == []

@@ -175,7 +175,7 @@ def _numbers(values: list[tuple[Any, ...]]) -> Floats:
     """Numbers; "nan" and "inf" are words in JSON. What makes no sense counts as NaN."""
     try:
         return np.array(values, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return np.array([[_number(each) for each in row] for row in values], dtype=np.float64)
 
 
@@ -190,7 +190,7 @@ def _norms(parameters: dict[str, Any]) -> dict[str, dict[str, float]]:
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return float("nan")
 
 

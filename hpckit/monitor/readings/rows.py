@@ -93,7 +93,7 @@ def decode(line: bytes) -> Reading | None:
             values=_floats(row),
             parameters={name: _floats(norms) for name, norms in parameters.items()},
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 
