@@ -52,6 +52,14 @@ def failed_log(attempt: dict[str, Any]) -> Path | None:
     return log if log is not None and log.exists() else None
 
 
+def last_words(told: dict[str, Any], lines: int = 12) -> tuple[Path, list[str]] | None:
+    """The end of the log of what failed, a run as `show` tells it: most questions end there."""
+    if told["state"] != "failed" or not told["attempts"]:
+        return None
+    log = failed_log(told["attempts"][-1])
+    return None if log is None else (log, tail(log, lines))
+
+
 def tail(path: Path, lines: int) -> list[str]:
     """The last lines of a file; of a line without an end, such as a progress bar, its end."""
     return _lines(_end_of(path, lines)[1])

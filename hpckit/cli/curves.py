@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
-from hpckit.cli.report import points_of
+from hpckit.cli.options import json_option, print_json, root_option, run_argument
+from hpckit.cli.report import meant_by, place_of, points_of
 
 if TYPE_CHECKING:
     from hpckit.report.charts import Chart
@@ -45,8 +45,8 @@ def curves(
     from hpckit.report import figures
     from hpckit.report.facts import facts_of
 
-    meant = [find_run(root, name) for name in names or (None,)]
-    path = Path(output) if output else meant[0].dir / "curves"
+    meant = meant_by(root, names)
+    path = place_of(output, meant, "curves")
     if path.suffix and path.suffix not in PICTURES and not path.is_dir():
         raise UsageError(
             f"-o {path}: no picture's name", f"end it in {', '.join(PICTURES)}, or name a folder"

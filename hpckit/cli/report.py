@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from hpckit.cli.options import find_run, json_option, print_json, root_option, run_argument
+from hpckit.errors import NotFound, UsageError
 from hpckit.paint import note
 from hpckit.run import Run
 
@@ -16,7 +18,7 @@ NAME = "report.html"
 
 @click.command()
 @run_argument("[RUN]...")
-@click.option("-o", "--output", metavar="FILE", help="Where to; by default into the run's folder.")
+@click.option("-o", "--output", metavar="FILE", help="Where to; of one run by default its folder.")
 @click.option("--open", "opens", is_flag=True, help="Show it in a browser, where there is one.")
 @root_option
 @json_option
@@ -33,9 +35,9 @@ def report(
     from hpckit.report.facts import facts_of
     from hpckit.report.page import page
 
-    meant = [find_run(root, name) for name in names or (None,)]
+    meant = meant_by(root, names)
     runs = points_of(meant)
-    path = Path(output) if output else meant[0].dir / NAME
+    path = place_of(output, meant, NAME)
     title = meant[0].id if len(meant) == 1 else None
     text = page([facts_of(run, describe_run) for run in runs], title=title)
     with told_apart(path, "choose another place with -o"):
@@ -49,10 +51,30 @@ def report(
         _open(path.absolute())
 
 
+def meant_by(root: str | None, names: tuple[str, ...]) -> list[Run]:
+    """The runs of these names, each once; the latest if none is named."""
+    return _once(find_run(root, name) for name in names or (None,))
+
+
 def points_of(runs: list[Run]) -> list[Run]:
-    """Each run once, and the points of a sweep in its stead."""
-    found = [each for run in runs for each in (run.point_runs() if run.is_sweep else [run])]
-    return list({str(each.dir): each for each in found}.values())
+    """The points of a sweep in its stead."""
+    found = _once(each for run in runs for each in (run.point_runs() if run.is_sweep else [run]))
+    if not found:
+        raise NotFound(f"{runs[0].id} is a sweep without runs", f"see {runs[0].dir}/sweep.json")
+    return found
+
+
+def place_of(output: str | None, runs: list[Run], name: str) -> Path:
+    """Where to: of one run its folder; what is of several belongs in none of theirs."""
+    if output:
+        return Path(output)
+    if len(runs) > 1:
+        raise UsageError(f"where to write {name} of {len(runs)} runs", "name a place with -o")
+    return runs[0].dir / name
+
+
+def _once(runs: Iterable[Run]) -> list[Run]:
+    return list({str(each.dir): each for each in runs}.values())
 
 
 def _open(path: Path) -> None:

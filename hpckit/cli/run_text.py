@@ -339,12 +339,10 @@ def _checkpoints(found: list[Told]) -> str:
 
 
 def _last_words(told: Told) -> list[str]:
-    """The end of the log of what failed: most questions end there."""
-    from hpckit.logs import failed_log, tail
+    from hpckit.logs import last_words
 
-    if told["state"] != "failed" or not told["attempts"]:
+    found = last_words(told)
+    if found is None:
         return []
-    log = failed_log(told["attempts"][-1])
-    if log is None:
-        return []
-    return ["", f"the end of {log}", *(f"  {harmless(line)}" for line in tail(log, 12))]
+    log, lines = found
+    return ["", f"the end of {log}", *(f"  {harmless(line)}" for line in lines)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpckit.errors import HpckitError
 from hpckit.files import read_json
+from hpckit.logs import last_words
 from hpckit.monitor.readings.columns import Columns, read_columns
 from hpckit.report.lines import with_rate
 from hpckit.run import Run, launches_in
@@ -28,6 +30,8 @@ class Facts:
     spec: Any
     # What each attempt, and each of its launches, found around it.
     machines: tuple[tuple[str, dict[str, Any]], ...]
+    # Of what failed: its log, and the end of it.
+    last_words: tuple[Path, list[str]] | None = None
     # What could not be read, and why.
     missing: tuple[str, ...] = ()
 
@@ -82,8 +86,15 @@ def facts_of(run: Run, describe: Callable[[Run], Told]) -> Facts:
         launches=tuple((attempt, launch) for attempt, launch, _ in folders),
         spec=_spec(run),
         machines=tuple(_machines(run)),
+        last_words=_last_words(told),
         missing=tuple(missing),
     )
+
+
+def _last_words(told: Told) -> tuple[Path, list[str]] | None:
+    with contextlib.suppress(OSError):
+        return last_words(told)
+    return None
 
 
 def _sound(incident: Told) -> Told:

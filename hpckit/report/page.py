@@ -138,7 +138,7 @@ def _events(facts: Facts, now: float) -> str:
     return section(
         "events",
         "What happened",
-        f"{drawn}{timeline.told(facts)}",
+        f"{drawn}{timeline.told(facts)}{tables.log_end(facts)}",
         "Attempts are jobs that served this run; a number marks what hpckit acted on.",
     ) + section("changes", "What was changed, and why", tables.changes(facts))
 

@@ -29,6 +29,7 @@ def outcomes(runs: Sequence[Facts]) -> str:
     varied = differing([each.run.params for each in runs])
     beside = varied if len(varied) <= MOST_BESIDE else []
     metrics = _metrics(runs)
+    units = {each.told["gpu_hours"]["unit"] for each in runs}
     rows = []
     for number, (each, label) in enumerate(zip(runs, labels(runs), strict=True)):
         drawn = f' class="swatch c{number % 8}"' if number < MOST_DRAWN else ""
@@ -45,16 +46,24 @@ def outcomes(runs: Sequence[Facts]) -> str:
                 count(told["step"]) if told["step"] is not None else "-",
                 *(_outcome(each, name) for name in metrics),
                 str(len(each.acted)),
-                amount(told["gpu_hours"]["used"]),
+                _hours(told["gpu_hours"], with_unit=len(units) > 1),
                 _why(each),
             ]
         )
-    unit = runs[0].told["gpu_hours"]["unit"]
-    came = [*(name.removeprefix("train/").replace("/", " ") for name in metrics), "incidents", unit]
+    came = [
+        *(name.removeprefix("train/").replace("/", " ") for name in metrics),
+        "incidents",
+        *(units if len(units) == 1 else ["hours"]),
+    ]
     head = ["run", *map(text, beside), "state", "steps", *map(text, came), "why"]
     numbers = range(2 + len(beside), len(head) - 1)
     found = table(head, rows, right=tuple(numbers), caption="Outcomes")
     return found if beside or not varied else found + _params(runs, varied)
+
+
+def _hours(told: dict[str, Any], *, with_unit: bool) -> str:
+    """Hours of GPUs and hours of nodes are told apart where a table has both."""
+    return f"{amount(told['used'])} {text(told['unit'])}" if with_unit else amount(told["used"])
 
 
 def _params(runs: Sequence[Facts], varied: Sequence[str]) -> str:
@@ -120,6 +129,9 @@ def labels(runs: Sequence[Facts]) -> list[str]:
     varied = differing([each.run.params for each in runs])
     said = [" ".join(f"{key}={short(each.get(key, '-'))}" for key in varied) for each in params]
     ids = [each.run.id.rpartition("/")[2] for each in runs]
+    if len(set(ids)) < len(ids):
+        # Points of two sweeps.
+        ids = [each.run.id for each in runs]
     if max(map(len, said)) > LONGEST_LABEL:
         return ids
     if len(set(said)) == len(said):

@@ -12,6 +12,8 @@ from hpckit.report.words import amount, arrows, because, cause, count, outcome, 
 from hpckit.spec.parts import INFRASTRUCTURE
 
 MOST_CHECKPOINTS = 12
+# A progress bar may draw a line of many megabytes.
+LONGEST_LINE = 500
 
 
 def changes(facts: Facts) -> str:
@@ -144,6 +146,18 @@ def spec(facts: Facts) -> str:
 
     words = yaml.safe_dump(_filled(facts.spec), sort_keys=False, allow_unicode=True, width=96)
     return f'<pre tabindex="0" aria-label="The resolved spec">{text(words)}</pre>'
+
+
+def log_end(facts: Facts) -> str:
+    """Of what failed the last lines that it printed."""
+    if facts.last_words is None:
+        return ""
+    log, lines = facts.last_words
+    said = text("\n".join(line[-LONGEST_LINE:] for line in lines))
+    return (
+        f"<p>The end of <code>{text(log)}</code>:</p>"
+        f'<pre tabindex="0" aria-label="The end of its log">{said}</pre>'
+    )
 
 
 def _filled(value: Any) -> Any:

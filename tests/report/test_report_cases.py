@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hpckit import report
 from hpckit.files import write_json
 from hpckit.monitor.reading import Reading
 from hpckit.report.page import page
-from hpckit.report.several import differing
+from hpckit.report.several import differing, labels
 from hpckit.run import Run, open_run
 from hpckit.spec import spec_from_json
 from tests.conftest import Cli
@@ -376,3 +377,48 @@ def test_names_that_are_no_text_and_numbers_without_end_cost_nothing_else(
     (loss,) = [each for each in data_of(text)["charts"] if each["id"] == "loss"]
     assert sum(loss["series"][0]["x"]) == 23
     assert data_of(text)["heats"] == []
+
+
+def test_what_failed_shows_the_end_of_its_log_as_text(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 5))
+    finished(run, "failed", "the program ended with exit code 1")
+    log = run.dir / "attempts/001/logs/launch-1/rank-0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("Traceback\n\033[31mValueError: <b>width</b>\n" + "#" * 9000 + "end\n")
+    text = page([facts(run)])
+    (words,) = re.findall(r'aria-label="The end of its log">(.*?)</pre>', text, re.DOTALL)
+    assert words.startswith("Traceback\nValueError: &lt;b&gt;width&lt;/b&gt;\n##")
+    assert words.endswith("#end")
+    assert len(words) < 1000
+
+
+def test_of_several_runs_one_says_where_to(tmp_path: Path, cli: Cli) -> None:
+    runs = [made(tmp_path / str(at), run_id=f"agent/{at}") for at in range(2)]
+    folders = [run.dir for run in runs]
+    for command in ("report", "curves"):
+        done = cli(command, *folders, code=2)
+        assert "name a place with -o" in done.stderr
+    assert not any((folder / "report.html").exists() for folder in folders)
+    cli("report", folders[0], folders[0])
+    assert (folders[0] / "report.html").exists()
+
+
+def test_a_sweep_whose_list_is_gone_is_named(tmp_path: Path, cli: Cli) -> None:
+    points = make_sweep(tmp_path / "agent/0720-sqx", 3)
+    folder = points[0].dir.parent
+    write_json(folder / "sweep.json", {"points": []})
+    for command in ("report", "curves"):
+        assert "is a sweep without runs" in cli(command, folder, code=5).stderr
+
+
+def test_points_of_two_sweeps_and_hours_of_two_kinds_are_told_apart(tmp_path: Path) -> None:
+    runs = [made(tmp_path / at, run_id=f"agent/{at}/000", lr=0.1) for at in ("one", "two")]
+    told = [facts(run) for run in runs]
+    assert labels(told) == ["agent/one/000", "agent/two/000"]
+    assert '<th scope="col" class=n>node h</th>' in page(told)
+    hours = {**told[0].told["gpu_hours"], "unit": "GPU h", "used": 3.0}
+    told[0] = replace(told[0], told={**told[0].told, "gpu_hours": hours})
+    text = page(told)
+    assert "<td class=n>3 GPU h</td>" in text
+    assert "<td class=n>0 node h</td>" in text
