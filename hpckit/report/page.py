@@ -15,7 +15,7 @@ from hpckit.report.facts import Facts, Told
 from hpckit.report.markup import folded, in_script, pairs, section, text
 from hpckit.report.several import MOST_DRAWN, labels, outcomes
 from hpckit.report.verdict import verdict
-from hpckit.report.words import amount, count, took
+from hpckit.report.words import amount, count, took, until
 
 NORM = (
     "The gradient is how a step wants to change the weights, its norm how strongly. Clipping makes "
@@ -58,7 +58,7 @@ def _bar() -> str:
 
 
 def _one(facts: Facts, now: float) -> str:
-    told = facts.told
+    told, now = facts.told, until(facts.told, now)
     return (
         f'<header>{_bar()}<p class="id">{text(told["run"])} '
         f'<span class="state {text(told["state"])}">{text(told["state"])}</span></p>'
@@ -207,7 +207,7 @@ def _several(runs: Sequence[Facts], name: str, now: float) -> str:
         folded(
             f"{each.run.id}  {label}",
             f'<p class="verdict">{text(verdict(each.told))}</p>{_missing(each)}'
-            f"{_anonymous(_events(each, now) + _rest(each))}",
+            f"{_anonymous(_events(each, until(each.told, now)) + _rest(each))}",
             kind="run",
         )
         for each, label in zip(runs, labels(runs), strict=True)

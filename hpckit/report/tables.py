@@ -30,6 +30,8 @@ def changes(facts: Facts) -> str:
         )
         for number, each in enumerate(facts.acted, start=1)
     ]
+    if not rows and any(each["changes"] for each in facts.told["attempts"]):
+        return "<p>What a person changed stands with the attempts; hpckit changed nothing.</p>"
     if not rows:
         return "<p>Nothing was changed.</p>"
     head = ("", "step", "why", "what was done", "changed", "steps again", "outcome")
@@ -62,12 +64,13 @@ def attempts(facts: Facts) -> str:
             text(because(each, facts.acted) or "-"),
             amount(each["hours"]),
             f"{each['lost']:.2g}" if each["lost"] else "0",
+            "<br>".join(text(arrows(str(change))) for change in each["changes"]) or "-",
         )
         for each in facts.told["attempts"]
     ]
     if not rows:
         return "<p>None has begun.</p>"
-    head = ("#", "job", "node", "steps", "started", "ended", "because", unit, "lost")
+    head = ("#", "job", "node", "steps", "started", "ended", "because", unit, "lost", "changed")
     return table(head, rows, right=(0, 7, 8), caption="Attempts")
 
 

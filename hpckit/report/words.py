@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hpckit.clock import seconds_of
@@ -49,6 +50,22 @@ def cause(incident: Told) -> str:
 def amount(value: float) -> str:
     """Hours, and the like, at a glance."""
     return f"{value:.3g}" if value < 1000 else count(round(value))
+
+
+def until(told: Told, now: float) -> float:
+    """Now for a run that goes on; for one that is over the last moment that is known of it."""
+    if told["state"] in ("pending", "running", "healing"):
+        return now
+    known = [each[name] for each in told["attempts"] for name in ("started", "ended")]
+    known += [each["time"] for each in told["incidents"]]
+    return max(_moments(known), default=now)
+
+
+def _moments(times: Iterable[Any]) -> Iterator[float]:
+    """Those that make sense."""
+    for each in times:
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            yield seconds_of(each)
 
 
 def took(told: Told, now: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpckit import report
+from hpckit.clock import seconds_of
 from hpckit.files import write_json
 from hpckit.monitor.reading import Reading
 from hpckit.report.page import page
@@ -422,3 +423,29 @@ def test_points_of_two_sweeps_and_hours_of_two_kinds_are_told_apart(tmp_path: Pa
     text = page(told)
     assert "<td class=n>3 GPU h</td>" in text
     assert "<td class=n>0 node h</td>" in text
+
+
+def test_what_a_person_changed_is_told_though_nothing_went_wrong(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 5))
+    assert "Nothing was changed." in page([facts(run)])
+    run.ledger("worker").write("applied", attempt=1, changed=["params.epochs 30 -> 20"])
+    text = page([facts(run)])
+    assert "What a person changed stands with the attempts" in text
+    assert "<td>params.epochs 30 → 20</td>" in text
+
+
+def test_the_time_of_a_run_that_is_over_does_not_grow_with_the_day_it_is_read(
+    tmp_path: Path,
+) -> None:
+    run = made(tmp_path / "run")
+    attempt(run, steps(0, 5))
+    told = facts(run)
+    started = "2026-07-20T10:00:00Z"
+    ended = {**told.told["attempts"][0], "started": started, "ended": None}
+    about = {**told.told, "attempts": [ended], "state": "stopped"}
+    day = seconds_of(started) + 86_400
+    over = page([replace(told, told=about)], now=day)
+    live = page([replace(told, told={**about, "state": "running"})], now=day)
+    assert "<dt>time</dt><dd>0 s</dd>" in over
+    assert "<dt>time</dt><dd>1 d 0 h</dd>" in live
