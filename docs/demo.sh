@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The demo: the creative agent's incident, from `check` to the report.
 #
-#   docs/demo.sh [FOLDER] [-s KEY=VALUE]...      FOLDER (demo) is emptied, and holds the run
+#   docs/demo.sh [FOLDER [-s KEY=VALUE]...]      FOLDER (demo) holds the run; what is there stays
 #
 # Through Slurm where one answers, else through the local scheduler. The exit code is the run's
 # outcome. However the demo ends, nothing of it runs on.
 set -euo pipefail
-folder=$(realpath -m "${1:-demo}")
+folder=$(realpath -m -- "${1:-demo}")
 changes=("${@:2}")
 job=$(dirname "$(realpath "$0")")/../jobs/creative_agent
 export HPCKIT_ROOT=$folder
@@ -17,6 +17,7 @@ say() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; "$@" 9<&-; }
 quietly() { "$@" >/dev/null 2>&1 9<&-; }
 lives() { hpckit ls --json 2>/dev/null 9<&- | grep -E '"state": "(pending|running|healing)"' >/dev/null; }
 dies() { hpckit show --json 2>/dev/null 9<&- | grep '"ended": null' >/dev/null; }
+newest() { hpckit show --json 2>/dev/null 9<&- | sed -n 's/^ "run": "\(.*\)",$/\1/p'; }
 has_slurm() { quietly squeue; }
 
 mkdir -p "$folder"
@@ -29,7 +30,7 @@ end() {
   trap '' INT TERM HUP
   if lives; then
     echo "ending the run" >&2
-    quietly hpckit cancel creative-agent-incident || true
+    quietly hpckit cancel "$(newest)" || true
     # It saves its state first.
     for _ in {1..60}; do dies && sleep 0.5 || break; done
   fi
@@ -37,7 +38,6 @@ end() {
 trap end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-find "$folder" -mindepth 1 -delete
 
 cat <<TEXT
 A small model learns to mix two sounds. In its third epoch its gradients explode: their norm grows

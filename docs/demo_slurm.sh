@@ -2,7 +2,7 @@
 # The demo on a Slurm of its own, which is gone after it: what explodes ends the job, and the next
 # job of the chain goes on. Needs root and Debian's Slurm.
 #
-#   docs/demo_slurm.sh [FOLDER] [-s KEY=VALUE]...
+#   docs/demo_slurm.sh [FOLDER [-s KEY=VALUE]...]
 set -euo pipefail
 cluster=$(mktemp -d /tmp/hpckit-demo.XXXXXX)
 end() {

@@ -23,7 +23,7 @@ def test_its_script_is_bash(script):
 
 def test_it_shows_the_training_from_check_to_report(tmp_path, environ):
     folder = tmp_path / "demo"
-    (folder / "runs of before").mkdir(parents=True)
+    (folder / "somebody's own").mkdir(parents=True)
     demo = started("demo.sh", folder, environ, *SHORT)
     shown, _ = demo.communicate(timeout=180)
     assert demo.returncode == 0, shown
@@ -36,7 +36,10 @@ def test_it_shows_the_training_from_check_to_report(tmp_path, environ):
     assert report.startswith(str(folder))
     assert "<html" in Path(report).read_text()[:300]
     assert "hpckit report --open" in shown
-    assert [each.name for each in folder.iterdir()] == ["creative-agent-incident"]
+    assert sorted(each.name for each in folder.iterdir()) == [
+        "creative-agent-incident",
+        "somebody's own",
+    ]
     assert processes_naming(str(folder)) == []
 
 
