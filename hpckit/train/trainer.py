@@ -127,6 +127,7 @@ class Trainer:
         """A DataLoader, shuffled unless told otherwise; each process has its part of the data.
 
         A stream, and a sampler of one's own, say themselves what comes when, and in which process.
+        Data that make not one batch are refused.
         """
         samplers = (settings.get(name) for name in ("sampler", "batch_sampler"))
         if isinstance(dataset, IterableDataset) or any(each is not None for each in samplers):
@@ -137,7 +138,16 @@ class Trainer:
                 dataset, self.session.world_size, self.session.rank, shuffle=shuffle
             )
             shuffle = False
-        return DataLoader(dataset, shuffle=shuffle, **settings)
+        loader = DataLoader(dataset, shuffle=shuffle, **settings)
+        if not len(loader):
+            parts = self.session.world_size
+            share = f" in {parts} parts" if parts > 1 else ""
+            count = len(dataset)  # type: ignore[arg-type]
+            raise UsageError(
+                f"make_loader: {count} samples{share} do not make one batch of {loader.batch_size}",
+                "more data, or a smaller batch_size, or no drop_last",
+            )
+        return loader
 
     def update(
         self, optimizer: Optimizer, loss: Callable[[Any], Losses], batches: Sequence[Any]

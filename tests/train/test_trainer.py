@@ -286,3 +286,12 @@ def test_a_trainer_goes_on_where_it_stood(life: Lives, capsys: pytest.CaptureFix
     assert any("going on from step" in line for line in said(capsys))
     assert_same(dict(straight.model.state_dict()), dict(second.model.state_dict()))
     assert rate(second) == rate(straight)
+
+
+def test_a_loader_that_would_never_give_a_batch_is_refused(outside: None) -> None:
+    few = data()
+    size = len(few) + 1
+    words = f"{len(few)} samples do not make one batch of {size}"
+    with pytest.raises(UsageError, match=words):
+        Line().make_loader(few, batch_size=size, drop_last=True)
+    assert len(Line().make_loader(few, batch_size=size)) == 1
