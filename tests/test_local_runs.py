@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,6 +99,21 @@ def test_a_trainer_may_be_a_plain_function_and_needs_no_hpckit(cli, job, tmp_pat
     )
     cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent)
     assert cli("logs", cwd=spec.parent).stdout == f"2 None {bare}\n"
+
+
+def test_what_hpckit_refuses_a_trainer_is_told_with_the_trainer_s_own_lines_alone(cli, job):
+    spec = job("{trainer: 'train.py:fit'}")
+    (spec.parent / "train.py").write_text(
+        "from hpckit.audio.sounds import sounds\n"
+        "def fit(params):\n"
+        "    sounds('no/such', rate=8000, seconds=1.0)\n"
+    )
+    cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent, code=4)
+    reason = "hpckit.errors.NotFound: no/such: no such folder at train.py:3 in fit"
+    assert show(cli, "tiny", spec.parent)["reason"].startswith(reason)
+    log = cli("logs", cwd=spec.parent).stdout
+    assert re.findall(r'File ".*/(.*)"', log) == ["train.py"]
+    assert "sounds are 'speech', 'generated', or a folder" in log
 
 
 def test_a_trainer_that_is_missing_is_named(cli, job):

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def load(reference: str) -> Any:
     return getattr(module, name)
 
 
+def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """An error; what hpckit itself refuses with the program's own lines alone."""
+    if "hpckit.errors" not in {each.__module__ for each in kind.__mro__}:
+        return sys.__excepthook__(kind, error, trace)
+    ours = __file__, os.path.dirname(sys.modules["hpckit.errors"].__file__ or "") + os.sep
+    told = traceback.TracebackException(kind, error, trace)
+    own = [frame for frame in told.stack if not frame.filename.startswith(ours)]
+    told.stack, told.__cause__ = traceback.StackSummary.from_list(own), None
+    told.__suppress_context__ = True
+    print("".join(told.format()), end="", file=sys.stderr)
+
+
 def main() -> None:
     """Call it with the parameters, or with nothing where it takes nothing."""
     trainer = load(sys.argv[1])
@@ -42,4 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.excepthook = tell
     main()
