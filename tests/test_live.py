@@ -55,6 +55,13 @@ def test_it_tells_what_the_newest_readings_say(attempts):
     assert live.norms == {"main": Norm(now=3.0, usual=2.5, clipped=0.5)}
 
 
+def test_who_comes_late_sees_the_explosion_of_a_thousand_full_readings_ago(attempts):
+    parts = {f"train/part_{number}": math.pi / (number + 1) for number in range(60)}
+    norms = [2.0] * 5 + [500.0] + [2.0] * 1000
+    write(attempts[0], *(reading(step, norm, **parts) for step, norm in enumerate(norms)))
+    assert looked(attempts).strips["main"].largest == 500
+
+
 def test_nothing_is_known_of_what_has_not_begun(attempts):
     live = looked(attempts)
     assert (live.step, live.total, live.left_s, live.epoch) == (None, None, None, None)

@@ -10,8 +10,8 @@ from hpckit.monitor.readings.reader import REPLACED
 from hpckit.monitor.readings.rows import decode, decode_incident, step_of, whole_lines
 from hpckit.monitor.readings.segments import Segment, in_order
 
-# In one look: whoever comes late reads the newest of it.
-MOST_BYTES = 1_000_000
+# In one look, a twentieth of a second: whoever comes late reads the newest of it.
+MOST_BYTES = 4_000_000
 
 
 class Following:
