@@ -56,7 +56,9 @@ def sounds(
     every = origins(source, clips)
     chosen = _of_part(every, part, share, split)
     if not chosen:
-        raise NotFound(f"{source}: nothing of its {len(every)} sounds is for {part}")
+        more = "a second speaker, or split: file" if split == "speaker" else "a second sound"
+        hint = f"a validation needs a share above 0, and {more}"
+        raise NotFound(f"{source}: nothing of its {len(every)} sounds is for {part}", hint)
     if source == "generated":
         found = generated(chosen, rate=rate, seconds=max(seconds, GENERATED_S), seed=seed)
     else:

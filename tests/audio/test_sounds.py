@@ -232,6 +232,15 @@ def test_a_folder_of_nothing_usable_is_an_error_that_says_what_was_found(tmp_pat
         sounds(tmp_path, rate=RATE, seconds=1, part="validation")
 
 
+def test_one_speaker_alone_is_told_to_be_split_by_file(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        write(tmp_path / "ana" / name, np.ones(2 * RATE))
+    ask = {"rate": RATE, "seconds": 1, "part": "validation"}
+    with pytest.raises(NotFound, match=r"is for validation\n.* a second speaker, or split: file"):
+        sounds(tmp_path, **ask, split="speaker")
+    assert len(sounds(tmp_path, **ask, split="file")) == 2
+
+
 def test_speech_that_was_not_fetched_names_the_command_that_does():
     with pytest.raises(NotFound) as error:
         sounds("speech", rate=RATE, seconds=1)
