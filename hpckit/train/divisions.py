@@ -31,7 +31,9 @@ BY_OTHER = {"div", "div_", "divide", "divide_", "true_divide", "true_divide_"}
 BY_ITSELF = {"__rdiv__", "__rtruediv__", "reciprocal", "reciprocal_"}
 ROOTS = {"rsqrt", "rsqrt_"}
 POWERS = {"pow", "pow_", "float_power", "float_power_"}
-DIVIDE = BY_OTHER | BY_ITSELF | ROOTS | POWERS
+# Of torch.nn.functional, whose own division is within.
+BY_ITS_NORM = {"normalize"}
+DIVIDE = BY_OTHER | BY_ITSELF | ROOTS | POWERS | BY_ITS_NORM
 # More places than a model has; a program that makes code as it goes must not fill the memory.
 MOST_PLACES = 2000
 LONGEST_LINE = 160
@@ -219,9 +221,16 @@ def _divided(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ten
         return _smallest(first)
     if name in ROOTS:
         return _smallest(first, 0.5)
+    if name in BY_ITS_NORM:
+        return _smallest(_norm(*args, **kwargs))
     if name in POWERS and isinstance(second, (int, float)) and second < 0:
         return _smallest(first, -float(second))
     return None
+
+
+def _norm(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Any:
+    """What `normalize` divides by, which takes these."""
+    return input.norm(p, dim).clamp_min(eps) if _can_look(input) else None
 
 
 def _smallest(divisor: Any, power: float = 1.0) -> Tensor | None:
