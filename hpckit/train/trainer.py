@@ -34,6 +34,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -104,7 +105,10 @@ class Trainer:
         raise NotImplementedError
 
     def validate(self) -> Mapping[str, float]:
-        """What a validation finds; gradients are off, and modules in eval."""
+        """What a validation finds; gradients are off, and modules in eval.
+
+        Over several processes the mean of what each finds in its part of the data counts.
+        """
         return {}
 
     def step(self, batches: Sequence[Any]) -> None:
@@ -214,11 +218,13 @@ class Trainer:
             module.eval()
         try:
             with torch.no_grad(), self._autocast():
-                found = dict(self.validate())
+                mine = {name: float(value) for name, value in self.validate().items()}
         finally:
             for module, was in training:
                 module.training = was
-        self.session.log(**{f"val/{name}": float(value) for name, value in found.items()})
+        # Each must decide alike: by a number of its own its learning rate would be its own, too.
+        found = _means(self.session.ranks.gathered(mine))
+        self.session.log(**{f"val/{name}": value for name, value in found.items()})
         if self.best in found:
             self.session.best(found[self.best], mode=self.mode, name=self.best)
             for each in vars(self).values():
@@ -280,3 +286,9 @@ class Trainer:
             if mine:
                 self.session.close()
                 distributed.destroy_process_group()
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each name, over those that have it."""
+    names = dict.fromkeys(name for each in found for name in each)
+    return {name: fmean(each[name] for each in found if name in each) for name in names}

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hpckit.train import Clip, Stepper
+from hpckit.train import Clip, Stepper, Trainer
 
 
 def data(step: int, rank: int) -> torch.Tensor:
@@ -70,6 +71,37 @@ def fsdp(model: nn.Module) -> nn.Module:
     return model
 
 
+class Alone(Trainer):
+    """Of two ranks only the first one's validation becomes better."""
+
+    progress = False
+    epochs = 4
+
+    def build(self) -> None:
+        self.model = self.prepare(small())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.plateau = ReduceLROnPlateau(self.optimizer, factor=0.5, patience=0)
+        self.loader = self.make_loader(data(0, 0), batch_size=3)  # type: ignore[arg-type]
+        self.left = 8.0
+
+    def loss(self, batch: Any) -> Any:
+        return self.model(batch).square().mean()
+
+    def validate(self) -> dict[str, float]:
+        rank = distributed.get_rank()
+        self.left /= 2
+        # Better and better here, as much worse there; and one number is the first rank's alone.
+        return {"loss": self.left if rank == 0 else 16 - self.left} | ({} if rank else {"mel": 3.0})
+
+
+def validated() -> dict[str, Any]:
+    trainer = Alone()
+    seen: list[dict[str, Any]] = []
+    trainer.session.log = lambda **values: seen.append(values)
+    trainer.run()
+    return {"seen": seen, "lr": trainer.optimizer.param_groups[0]["lr"]}
+
+
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {"ddp": ddp, "fsdp": fsdp}
 
 
@@ -77,7 +109,10 @@ def main() -> None:
     way, poison = sys.argv[1], int(sys.argv[2])
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
-    found = train(WAYS[way](small()), 60, poison if poison >= 0 else None)
+    if way == "validation":
+        found = validated()
+    else:
+        found = train(WAYS[way](small()), 60, poison if poison >= 0 else None)
     gathered: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, found)
     if distributed.get_rank() == 0:

@@ -93,3 +93,10 @@ def test_a_nan_on_one_rank_is_held_back_on_all(way: str) -> None:
     assert all(math.isfinite(weight) for weight in first["weights"])
     assert [line.split(";")[0] for line in first["said"]] == ["step 30: loss nan"]
     assert first["said"] == second["said"]
+
+
+def test_a_validation_is_the_mean_of_all_ranks_so_that_plateaus_are_the_same_on_each() -> None:
+    first, second = launch("validation")
+    assert first == second
+    assert first["seen"] == [{"val/loss": 8.0, "val/mel": 3.0}] * 4
+    assert first["lr"] == 0.01 / 2**3
