@@ -14,11 +14,11 @@ TEST_PACKAGES  := $(SLURM_PACKAGES) environment-modules chromium
 
 # A training that explodes and is healed: through Slurm where one answers, else on this machine.
 demo: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh $(or $(FOLDER),demo)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh "$(or $(FOLDER),demo)"
 
 # The same on a Slurm of its own, where the next job of the chain goes on; as root on Debian.
 demo-slurm: $(READY) slurm
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo_slurm.sh $(or $(FOLDER),demo-slurm)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo_slurm.sh "$(or $(FOLDER),demo-slurm)"
 
 test: $(READY) slurm
 	@# Without groups this hands out test by test to whichever process is free.

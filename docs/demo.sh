@@ -61,7 +61,7 @@ say hpckit report
 cat <<TEXT
 
 That page tells it all, and needs no network: open it in a browser, or let hpckit do so.
-  export HPCKIT_ROOT=$folder PATH=$(dirname "$(command -v hpckit)"):\$PATH
+  export HPCKIT_ROOT=$(printf %q "$folder") PATH=$(printf %q "$(dirname "$(command -v hpckit)")"):\$PATH
   hpckit report --open
 TEXT
 exit "$outcome"

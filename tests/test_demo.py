@@ -22,7 +22,7 @@ def test_its_script_is_bash(script):
 
 
 def test_it_shows_the_training_from_check_to_report(tmp_path, environ):
-    folder = tmp_path / "demo"
+    folder = tmp_path / "a demo"
     (folder / "somebody's own").mkdir(parents=True)
     demo = started("demo.sh", folder, environ, *SHORT)
     shown, _ = demo.communicate(timeout=180)
@@ -35,7 +35,10 @@ def test_it_shows_the_training_from_check_to_report(tmp_path, environ):
     report = next(line for line in shown.splitlines() if line.endswith("/report.html"))
     assert report.startswith(str(folder))
     assert "<html" in Path(report).read_text()[:300]
-    assert "hpckit report --open" in shown
+    command = re.search(r"^  export .*\n  hpckit report --open", shown, re.MULTILINE)
+    assert command is not None
+    root = f'{command[0].splitlines()[0]}; printf %s "$HPCKIT_ROOT"'
+    assert subprocess.check_output(["bash", "-c", root], text=True) == str(folder)
     assert sorted(each.name for each in folder.iterdir()) == [
         "creative-agent-incident",
         "somebody's own",
