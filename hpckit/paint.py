@@ -146,11 +146,11 @@ def spaced(value: object) -> str:
 
 
 def short(value: object) -> str:
-    """A parameter as it fits in a table."""
+    """A parameter as it fits in a table, and as a spec has it: null, true."""
     if isinstance(value, float):
         return f"{value:.6g}"
-    nested = isinstance(value, (dict, list))
-    text = harmless(json.dumps(value, ensure_ascii=False) if nested else str(value))
+    is_text = isinstance(value, str)
+    text = harmless(str(value) if is_text else json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 24 else text[:23] + "…"
 
 

@@ -193,6 +193,11 @@ def test_how_far_it_is_and_when_it_will_be_done_is_told_where_it_is_known(run):
     assert describe(facts_of(run), State(state="done"))["done_about"] is None
 
 
+def test_parameters_are_told_as_a_spec_has_them(run):
+    run = dataclasses.replace(run, params={"amplifier": None, "fused": True, "agent": "mask"})
+    assert "params  amplifier=null  fused=true  agent=mask" in shown(run, "running")
+
+
 def test_of_nested_parameters_those_are_told_that_were_changed_or_are_varied(run):
     params = {
         "loss": {"mel": 0.1, "stft": {"a": 1, "b": 2}},
