@@ -109,8 +109,10 @@ def test_what_hpckit_refuses_a_trainer_is_told_with_the_trainer_s_own_lines_alon
         "    sounds('no/such', rate=8000, seconds=1.0)\n"
     )
     cli("submit", spec, "--cluster", "local", "--follow", cwd=spec.parent, code=4)
-    reason = "hpckit.errors.NotFound: no/such: no such folder at train.py:3 in fit"
-    assert show(cli, "tiny", spec.parent)["reason"].startswith(reason)
+    told = show(cli, "tiny", spec.parent)
+    # Where it was looked for is the run's own folder, and nobody would guess it.
+    where = f"{told['dir']}/work/no/such: no such folder at train.py:3 in fit"
+    assert told["reason"].startswith(f"hpckit.errors.NotFound: {where}")
     log = cli("logs", cwd=spec.parent).stdout
     assert re.findall(r'File ".*/(.*)"', log) == ["train.py"]
     assert "sounds are 'speech', 'generated', or a folder" in log

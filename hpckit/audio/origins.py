@@ -32,7 +32,8 @@ def origins(source: str | Path, clips: int) -> list[Origin]:
         return [_generated(number) for number in range(clips)]
     if source == "speech":
         return _speech()
-    return _in_folder(at_home(str(source)))
+    # Whole, for a run works in a folder of its own: what stands there is not what stood at submit.
+    return _in_folder(at_home(str(source)).absolute())
 
 
 def _generated(number: int) -> Origin:
