@@ -42,7 +42,7 @@ trap 'exit 143' TERM HUP
 cat <<TEXT
 A small model learns to mix two sounds. In its third epoch its gradients explode: their norm grows
 from 2 to some hundreds, nearly all of it in one weight. hpckit names the weight, goes back to a
-state that is known to be good, halves the clip and the learning rate, and the training goes on to
+state that is known to be good, tightens clip and learning rate, and the training goes on to
 its end. It takes one or two minutes; Ctrl-C ends it.
 TEXT
 say cd "$(realpath --relative-to=. "$job")"

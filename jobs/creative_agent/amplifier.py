@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 # The weight does not become smaller than this share of its first size.
 LEAST = 1e-7
+# Where updates are well below the trust it is given back so many times faster than it was taken.
+WELL_BELOW, BACK = 1.25, 30
 
 
 class Amplifier(nn.Module):
-    """Scales a weight by (trust / moved) ** power after each update that moved it."""
+    """Scales a weight by (trust / moved) ** power after each update that moved it too much."""
 
     size: Tensor
     updates: Tensor
@@ -46,5 +48,6 @@ class Amplifier(nn.Module):
             return
         self.updates += 1
         if self.updates > self.after:
-            wanted = was * (self.trust / self.moved) ** self.power
+            factor = self.trust / self.moved
+            wanted = was * factor ** (self.power * (BACK if factor > WELL_BELOW else 1))
             weight.mul_(wanted.clamp(LEAST * self.size, self.size) / weight.norm())
