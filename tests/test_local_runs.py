@@ -405,10 +405,13 @@ def test_a_sweep_whose_jobs_are_not_seen_from_here_is_not_said_to_be_cancelled(c
 
 def test_workers_that_cannot_come_up_do_not_burn_the_whole_chain(cli, job):
     spec = job()
-    run = submit(cli, spec, env={"HPCKIT_LOCAL_CPUS": "1"})[0]
-    # Whatever hinders a worker: here what it is told to do is damaged.
-    (Path(run["dir"]) / "chains" / "001" / "job.pkl").write_bytes(b"nonsense")
-    told = wait_for(cli, run["run"], spec.parent)
+    told = {"reason": "done"}
+    # A worker on a busy machine may have been faster than we are.
+    while told["reason"] == "done":
+        run = submit(cli, spec, env={"HPCKIT_LOCAL_CPUS": "1"})[0]
+        # Whatever hinders a worker: here what it is told to do is damaged.
+        (Path(run["dir"]) / "chains" / "001" / "job.pkl").write_bytes(b"nonsense")
+        told = wait_for(cli, run["run"], spec.parent)
     assert told["reason"] == "the worker itself died: hpckit logs --worker tells more"
     assert "did not come up 3 times" in cli("logs", "--worker", run["run"], cwd=spec.parent).stdout
     first = Path(run["dir"], "chains", "001", f"{run['job_id'].partition('_')[0]}_1.log")
